@@ -1,0 +1,74 @@
+"""The one door to CuPy: which module an array belongs to, and moving arrays across.
+
+A kernel asks here for the module of its block and so has one body for NumPy and CuPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from lepton_pipe.errors import RefusedError
+
+DeviceChoice = Literal["auto", "cpu", "gpu"]
+
+
+def array_module(*arrays: Any) -> ModuleType:
+    """Return the module the arrays belong to: ``cupy`` if any is a CuPy array, else ``numpy``."""
+    for array in arrays:
+        if type(array).__module__.partition(".")[0] == "cupy":
+            return importlib.import_module("cupy")
+    return np
+
+
+def ndimage(*arrays: Any) -> ModuleType:
+    """Return ``scipy.ndimage``, or ``cupyx.scipy.ndimage`` if any of the arrays is CuPy's."""
+    on_device = array_module(*arrays) is not np
+    return importlib.import_module("cupyx.scipy.ndimage" if on_device else "scipy.ndimage")
+
+
+@cache
+def device_count() -> int:
+    """Return the number of CUDA devices that CuPy can use; 0 without CuPy or a driver."""
+    if importlib.util.find_spec("cupy") is None:
+        return 0
+    cupy = importlib.import_module("cupy")
+    try:
+        return int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return 0
+
+
+def choose_device(choice: DeviceChoice) -> Literal["cpu", "gpu"]:
+    """Turn what the user asked for into a device that is there.
+
+    Raises
+    ------
+    RefusedError
+        When ``"gpu"`` was asked for and no CUDA device can be used.
+    """
+    if choice == "gpu" and device_count() == 0:
+        raise RefusedError(
+            "--device gpu: no CUDA device can be used from here (CuPy missing, or no driver); "
+            "install lepton-pipe[gpu] on a machine with a GPU, or use --device auto"
+        )
+    return "gpu" if choice != "cpu" and device_count() > 0 else "cpu"
+
+
+def to_device(array: Any, device: Literal["cpu", "gpu"]) -> Any:
+    """Return `array` on `device`; the same object when it is there already."""
+    if device == "cpu":
+        return to_host(array)
+    return importlib.import_module("cupy").asarray(array)
+
+
+def to_host(array: Any) -> Any:
+    """Return `array` as a NumPy array; the same object when it is one already."""
+    if array_module(array) is np:
+        return array
+    return importlib.import_module("cupy").asnumpy(array)

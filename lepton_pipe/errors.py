@@ -1,0 +1,89 @@
+"""Every error a user can meet, and the exit status that goes with it.
+
+A message names the value, the consequence and the remedy. The command line prints the message
+alone; a traceback is for errors that are not in this tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """Exit statuses of ``lepton-pipe``; stable, meant for scripts."""
+
+    COMPLETE = 0
+    USAGE = 1
+    FAILED = 2
+    QUARANTINED = 3
+    REFUSED = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class LeptonError(Exception):
+    """Base of all errors raised on purpose by lepton_pipe."""
+
+    exit_status = ExitStatus.FAILED
+
+
+class UsageError(LeptonError):
+    """What was asked for makes no sense: an unknown name, a bad value, a missing path."""
+
+    exit_status = ExitStatus.USAGE
+
+
+class InputError(UsageError):
+    """An input cannot be read as an image: missing, damaged, or of an unknown format."""
+
+
+class SpecError(UsageError):
+    """A pipeline does not fit its images or parameters.
+
+    Parameters
+    ----------
+    pipeline
+        Name of the pipeline.
+    problems
+        Every problem found, in the order of the pipeline's own lines.
+    """
+
+    def __init__(self, pipeline: str, problems: Sequence[str]) -> None:
+        self.pipeline = pipeline
+        self.problems = tuple(problems)
+        head = f"{pipeline}: " if len(problems) == 1 else f"{pipeline}: {len(problems)} problems\n"
+        super().__init__(head + "\n".join(f"  {p}" if len(problems) > 1 else p for p in problems))
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.pipeline, self.problems)
+
+
+class RefusedError(LeptonError):
+    """A run that could not end well is refused before any work starts."""
+
+    exit_status = ExitStatus.REFUSED
+
+
+class MemoryRefusedError(RefusedError):
+    """No block shape fits the memory that was given."""
+
+
+class OutputExistsError(RefusedError):
+    """The output is already there and ``overwrite`` was not given."""
+
+
+class RunError(LeptonError):
+    """A run failed after it had started; nothing was published."""
+
+
+class KernelError(RunError):
+    """A kernel raised, or broke its declared contract, on one block."""
+
+
+class CastError(KernelError):
+    """A cast would have lost values and was told to raise."""
+
+
+class DamagedError(RunError):
+    """Stored data is missing or does not match its checksum."""
