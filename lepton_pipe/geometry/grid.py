@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,7 @@ def check_axes(axes: Sequence[str], ndim: int) -> tuple[str, ...]:
             "give one letter for each axis"
         )
     order = [CANONICAL_AXES.index(n) if n in CANONICAL_AXES else -1 for n in names]
-    if -1 in order or any(a >= b for a, b in zip(order, order[1:], strict=False)):
+    if -1 in order or any(a >= b for a, b in itertools.pairwise(order)):
         raise UsageError(
             f"axes {''.join(names)!r} are not understood: use letters of 'tczyx', each at most "
             "once and in that order (transpose the array where needed)"

@@ -1,12 +1,12 @@
 """Boxes of voxels, in pure integers.
 
-    read region   +-------------------+
-                  |   depth           |
-                  |   +-----------+   |
-                  |   |  write    |   |      the write region is what a task alone owns;
-                  |   |  region   |   |      the read region adds the depth, cut at the
-                  |   +-----------+   |      array's edge so that kernels see the true edge
-                  +-------------------+
+read region   +-------------------+
+              |   depth           |
+              |   +-----------+   |
+              |   |  write    |   |      the write region is what a task alone owns;
+              |   |  region   |   |      the read region adds the depth, cut at the
+              |   +-----------+   |      array's edge so that kernels see the true edge
+              +-------------------+
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class Region:
         """Return the region with `depth` added, cut at the edges of an array of `shape`."""
         return Region(
             tuple(max(0, a - lo) for a, (lo, _) in zip(self.start, depth, strict=True)),
-            tuple(
-                min(n, b + hi) for b, (_, hi), n in zip(self.stop, depth, shape, strict=True)
-            ),
+            tuple(min(n, b + hi) for b, (_, hi), n in zip(self.stop, depth, shape, strict=True)),
         )
 
     def shift(self, offset: Sequence[int]) -> Region:

@@ -1,0 +1,1 @@
+"""lepton_pipe: declarative pipelines over terabytes of images."""

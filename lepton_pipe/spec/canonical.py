@@ -1,0 +1,225 @@
+"""The canonical form of a bound pipeline: frozen steps, plain data, a digest."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lepton_pipe.geometry import Depth
+from lepton_pipe.spec.digest import code_digest
+from lepton_pipe.spec.kernel import Kernel
+from lepton_pipe.spec.node import Node
+from lepton_pipe.spec.types import ImageType, NodeType
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An argument that is the result of another step."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel with all its arguments, or an input image (then `kernel` is None).
+
+    ``id`` is the kernel's name, numbered where a pipeline uses it more than once; an input's is
+    the name of the pipeline's parameter.
+    """
+
+    id: str
+    kernel: Kernel | None
+    args: Mapping[str, Any]
+    type: NodeType
+    depth: Depth = ()
+    scratch: float = 0.0
+    cost: float = 0.0
+    where: str = ""
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Ids of the steps this one needs, each once."""
+        return tuple(dict.fromkeys(a.id for a in self.args.values() if isinstance(a, Ref)))
+
+    @cached_property
+    def code(self) -> str:
+        """Version of the kernel's code."""
+        return code_digest(self.kernel) if self.kernel is not None else "input"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the step as plain data."""
+        data: dict[str, Any] = {"id": self.id, "type": self.type.to_json()}
+        if self.kernel is not None:
+            data |= {
+                "kernel": kernel_name(self.kernel),
+                "code": self.code,
+                "args": {n: plain(a) for n, a in self.args.items()},
+            }
+        return data
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A pipeline bound to images and parameters: steps in an order in which they can run."""
+
+    pipeline: str
+    parameters: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    outputs: Mapping[str, str]
+
+    def __getitem__(self, step_id: str) -> Step:
+        return self.by_id[step_id]
+
+    @cached_property
+    def by_id(self) -> dict[str, Step]:
+        """Steps by id."""
+        return {s.id: s for s in self.steps}
+
+    @property
+    def images(self) -> tuple[Step, ...]:
+        """The input images."""
+        return tuple(s for s in self.steps if s.kernel is None)
+
+    def image_type(self, step_id: str) -> ImageType:
+        """Return the type of a step that gives an image."""
+        type_ = self.by_id[step_id].type
+        if not isinstance(type_, ImageType):
+            raise TypeError(f"step {step_id} gives a {type(type_).__name__}, not an image")
+        return type_
+
+    def image_inputs(self, step: Step) -> tuple[str, ...]:
+        """Ids of the images that a step needs."""
+        return tuple(i for i in step.inputs if isinstance(self.by_id[i].type, ImageType))
+
+    def value_inputs(self, step: Step) -> tuple[str, ...]:
+        """Ids of the values that a step needs."""
+        return tuple(i for i in step.inputs if not isinstance(self.by_id[i].type, ImageType))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the canonical form: plain data that can be printed, compared and stored."""
+        return {
+            "format": FORMAT,
+            "pipeline": self.pipeline,
+            "parameters": {n: plain(v) for n, v in self.parameters.items()},
+            "steps": [s.to_json() for s in self.steps],
+            "outputs": dict(self.outputs),
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the canonical form: changes with parameters, inputs' types and kernel code."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def kernel_name(kernel: Kernel) -> str:
+    """Return the full name of a kernel."""
+    if isinstance(kernel.fn, np.ufunc):
+        return f"numpy.{kernel.name}"
+    return f"{getattr(kernel.fn, '__module__', '?')}.{kernel.name}"
+
+
+def plain(value: Any) -> Any:
+    """Return a parameter as JSON data.
+
+    Raises
+    ------
+    TypeError
+        When the value is neither a number, a text, an array, nor made of these.
+    """
+    if isinstance(value, Ref):
+        return {"step": value.id}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+        return {"array": value.dtype.str, "shape": list(value.shape), "base64": data}
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return np.dtype(value).name
+    raise TypeError(
+        f"{value!r} ({type(value).__name__}) cannot be a parameter: a pipeline is stored as plain "
+        "data, so parameters are numbers, texts, arrays, or lists and mappings of these"
+    )
+
+
+def build_spec(
+    pipeline: str,
+    parameters: Mapping[str, Any],
+    images: Mapping[str, Node],
+    outputs: Mapping[str, Node],
+) -> Spec:
+    """Freeze the nodes reachable from `outputs`; equal computations become one step."""
+    names: dict[int, str] = {id(node): name for name, node in images.items()}
+    steps = [Step(name, None, {}, node.type) for name, node in images.items()]
+    known: dict[str, str] = {}
+    used = Counter(images.keys())
+    for node in _in_order(outputs.values()):
+        if id(node) in names:
+            continue
+        if node.call is None:
+            raise ValueError("an image of another pipeline was used; pass it in as a parameter")
+        args = {
+            n: Ref(names[id(a)]) if isinstance(a, Node) else a for n, a in node.call.args.items()
+        }
+        key = json.dumps(
+            [
+                kernel_name(node.call.kernel),
+                id(node.call.kernel),
+                {n: plain(a) for n, a in args.items()},
+            ]
+        )
+        if key not in known:
+            base = node.call.kernel.name
+            used[base] += 1
+            known[key] = base if used[base] == 1 else f"{base}_{used[base]}"
+            call = node.call
+            steps.append(
+                Step(
+                    known[key],
+                    call.kernel,
+                    args,
+                    node.type,
+                    call.depth,
+                    call.scratch,
+                    call.cost,
+                    call.where,
+                )
+            )
+        names[id(node)] = known[key]
+    return Spec(
+        pipeline, dict(parameters), tuple(steps), {n: names[id(o)] for n, o in outputs.items()}
+    )
+
+
+def _in_order(outputs: Any) -> Iterator[Node]:
+    """Yield every node after all that it needs; without recursion, chains may be long."""
+    done: set[int] = set()
+    stack: list[tuple[Node, bool]] = [(o, False) for o in reversed(list(outputs))]
+    while stack:
+        node, ready = stack.pop()
+        if id(node) in done:
+            continue
+        if ready or node.call is None:
+            done.add(id(node))
+            yield node
+            continue
+        stack.append((node, True))
+        stack.extend(
+            (a, False) for a in reversed(list(node.call.args.values())) if isinstance(a, Node)
+        )

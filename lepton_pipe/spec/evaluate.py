@@ -1,0 +1,80 @@
+"""The reference answer: a bound pipeline computed on whole arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lepton_pipe.errors import KernelError
+from lepton_pipe.spec.canonical import Ref, Spec, Step
+from lepton_pipe.spec.types import ImageType, PerBlock, Place
+
+
+def evaluate(spec: Spec, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute every output from whole arrays, each kernel once.
+
+    Parameters
+    ----------
+    arrays
+        One array for each input image, of the shape and dtype that the pipeline was bound to.
+
+    Returns
+    -------
+    dict
+        An array, scalar, or mapping of columns for each output.
+    """
+    results: dict[str, Any] = dict(arrays)
+    for step in spec.steps:
+        if step.kernel is not None:
+            results[step.id] = compute_step(spec, step, results)
+    return {name: results[step_id] for name, step_id in spec.outputs.items()}
+
+
+def compute_step(spec: Spec, step: Step, results: Mapping[str, Any]) -> Any:
+    """Compute one step on whole arrays, or a value from values."""
+    if step.kernel is None:
+        raise ValueError(f"{step.id} is an input; there is nothing to compute")
+    args = {n: _argument(a, results) for n, a in step.args.items()}
+    images = [spec.image_type(i) for i in spec.image_inputs(step)]
+    if not images:
+        return as_value(step.kernel.run(args, None))
+    leading = max(images, key=lambda t: t.grid.ndim)
+    result = step.kernel.whole(args, Place.whole(leading.grid))
+    if isinstance(step.type, ImageType):
+        check_result(step, result, step.type.grid.shape)
+        return result
+    return as_value(result) if step.kernel.returns == "value" else result
+
+
+def check_result(step: Step, result: Any, shape: tuple[int, ...]) -> None:
+    """Hold a kernel to what it declared.
+
+    Raises
+    ------
+    KernelError
+        When the shape or dtype of the result is another than was declared.
+    """
+    declared = step.type
+    got = getattr(result, "shape", None), getattr(result, "dtype", type(result).__name__)
+    if isinstance(declared, ImageType) and got != (shape, declared.dtype):
+        raise KernelError(
+            f"{step.id} returned {got[1]} of shape {got[0]}, but declares {declared.dtype} of "
+            f"shape {shape}: the result would be written wrongly; correct the kernel, or its "
+            "dtype= and depth="
+        )
+
+
+def as_value(value: Any) -> Any:
+    """Turn a scalar of any kind into a Python number, as `ValueType` promises."""
+    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
+        return value.item()
+    return value
+
+
+def _argument(argument: Any, results: Mapping[str, Any]) -> Any:
+    if not isinstance(argument, Ref):
+        return argument
+    value = results[argument.id]
+    return value.part(0) if isinstance(value, PerBlock) else value

@@ -1,0 +1,399 @@
+"""Kernels: plain functions on blocks, with what the planner must know about them.
+
+A kernel called on arrays computes at once; called on nodes it returns a node. There are four
+roles, told apart by what is declared:
+
+``map``
+    ``block, ... -> block`` on the same grid, reading `depth` more voxels on every side.
+``resample``
+    ``block -> block`` on another grid (`grid` and `needs` declared).
+``reduce``
+    ``block -> partial``; partials are folded with `combine` and turned into a value or table
+    with `finalize`.
+``sweep``
+    as ``reduce``, but along one axis and into an image (`sweep` names the parameter that holds
+    the axis).
+
+A kernel called on values alone is computed once, when they are known.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+import numpy as np
+
+from lepton_pipe.errors import UsageError
+from lepton_pipe.geometry import Grid, Region, no_depth
+from lepton_pipe.spec import rules, trace
+from lepton_pipe.spec.node import Call, Image, Node, Table, Value
+from lepton_pipe.spec.types import ImageKind, ImageType, Place, TableType, ValueType
+
+Role = Literal["map", "resample", "reduce", "sweep"]
+_BY_VALUE = "__lepton_pipe_by_value__"
+
+
+def mark_by_value(module_name: str) -> None:
+    """Send kernels of this module to workers as code: it cannot be imported by name there."""
+    setattr(sys.modules[module_name], _BY_VALUE, True)
+
+
+def _load(module: str, name: str) -> Kernel:
+    found: Kernel = getattr(importlib.import_module(module), name)
+    return found
+
+
+class Kernel:
+    """A function on blocks and its declared rules. Made by `kernel`; see there."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        depth: rules.DepthRule = 0,
+        dtype: rules.DTypeRule = "same",
+        kind: ImageKind | Literal["same"] | None = None,
+        scratch: rules.NumberRule = 0.0,
+        cost: rules.NumberRule = 5.0,
+        check: Callable[..., None] | None = None,
+        combine: Callable[..., Any] | None = None,
+        finalize: Callable[..., Any] | None = None,
+        returns: Literal["value", "table"] = "value",
+        value: ValueType | Callable[..., ValueType] = ValueType(),  # noqa: B008  frozen
+        grid: Callable[..., Grid] | None = None,
+        needs: Callable[..., Region] | None = None,
+        sweep: str | None = None,
+        version: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.fn = fn
+        self.name: str = name or str(getattr(fn, "__name__", type(fn).__name__))
+        self.__doc__ = fn.__doc__
+        self.__module__ = fn.__module__
+        self.__wrapped__ = fn
+        self.depth, self.dtype, self.kind = depth, dtype, kind
+        self.scratch, self.cost, self.check = scratch, cost, check
+        self.combine, self.finalize = combine, finalize
+        self.returns, self.value = returns, value
+        self.grid, self.needs, self.sweep = grid, needs, sweep
+        self.version = version
+        self.signature = inspect.signature(fn)
+        self.takes_place = "place" in self.signature.parameters
+        self.role: Role = (
+            "sweep" if sweep else "reduce" if combine else "resample" if needs else "map"
+        )
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.name}>"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The module's name holds the kernel, not the bare function: pickle by that name.
+        module = sys.modules.get(self.fn.__module__)
+        if (
+            module is not None
+            and module.__name__ != "__main__"
+            and not hasattr(module, _BY_VALUE)
+            and getattr(module, self.name, None) is self
+        ):
+            return _load, (module.__name__, self.name)
+        return super().__reduce_ex__(protocol)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute on arrays, or describe the computation on nodes."""
+        bound = self._bind(args, kwargs)
+        if any(isinstance(a, Node) for a in bound.values()):
+            return self._describe(bound)
+        return self._compute_whole(bound)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        bound = self.signature.bind_partial(*args, **kwargs)
+        bound.apply_defaults()
+        missing = [
+            n for n in self.signature.parameters if n not in bound.arguments and n != "place"
+        ]
+        if missing:
+            raise TypeError(f"{self.name}() needs {', '.join(missing)}")
+        return {n: v for n, v in bound.arguments.items() if n != "place"}
+
+    # -- on nodes ---------------------------------------------------------------------------
+
+    def _describe(self, bound: dict[str, Any]) -> Node:
+        where = trace.user_line()
+        try:
+            return self._node(bound, where)
+        except (ValueError, TypeError, OverflowError, UsageError) as error:
+            trace.report(f"{self.name}: {error}", where)
+            return self._stand_in(bound)
+
+    def _node(self, bound: dict[str, Any], where: str) -> Node:
+        images = {n: a for n, a in bound.items() if isinstance(a, Image)}
+        tables = [n for n, a in bound.items() if isinstance(a, Table)]
+        if tables:
+            raise TypeError(f"{tables[0]} is a table; kernels take images and values")
+        context: dict[str, Any] = {
+            n: a.type if isinstance(a, Node) else a for n, a in bound.items()
+        }
+        if not images:
+            return self._value_node(bound, context, where)
+        first = _leading({n: a.type for n, a in images.items()})
+        self._validate(first.grid, context)
+        call = Call(
+            self,
+            bound,
+            rules.resolve_depth(self.depth, first.grid, context),
+            rules.resolve_number(self.scratch, context),
+            rules.resolve_number(self.cost, context),
+            where,
+        )
+        if self.role == "reduce":
+            if self.returns == "table":
+                return Table(TableType(), call)
+            return Value(self._value_type(context), call)
+        return Image(self._image_type(first, context), call)
+
+    def _value_node(self, bound: dict[str, Any], context: dict[str, Any], where: str) -> Node:
+        if self.check is not None:
+            rules.call_rule(self.check, context)
+        if isinstance(self.fn, np.ufunc):
+            type_ = _ufunc_value(self.fn, context)
+        else:
+            type_ = self._value_type(context)
+        return Value(type_, Call(self, bound, no_depth(0), 0.0, 0.0, where))
+
+    def _value_type(self, context: Mapping[str, Any]) -> ValueType:
+        value = self.value
+        if isinstance(value, ValueType):
+            return value
+        result: ValueType = rules.call_rule(value, context)
+        return result
+
+    def _image_type(self, first: ImageType, context: Mapping[str, Any]) -> ImageType:
+        if isinstance(self.fn, np.ufunc):
+            dtype = _ufunc_dtype(self.fn, context)
+        else:
+            dtype = rules.resolve_dtype(self.dtype, first, context)
+        grid = rules.call_rule(self.grid, context) if self.grid is not None else first.grid
+        kind: ImageKind
+        if self.kind == "same":
+            kind = first.kind
+        else:
+            kind = self.kind or ("mask" if dtype == np.bool_ else "image")
+        return ImageType(grid, dtype, kind)
+
+    def _stand_in(self, bound: Mapping[str, Any]) -> Node:
+        # A problem was noted: go on with a plausible node, to find the next problem too.
+        if self.role == "reduce":
+            return Table(TableType(), None) if self.returns == "table" else Value(ValueType(), None)
+        types = {n: a.type for n, a in bound.items() if isinstance(a, Image)}
+        if not types:
+            return Value(ValueType(), None)
+        return Image(max(types.values(), key=lambda t: t.grid.ndim), None)
+
+    def _validate(self, grid: Grid, context: dict[str, Any]) -> None:
+        context["grid"] = grid
+        if self.check is not None:
+            rules.call_rule(self.check, context)
+
+    # -- on arrays --------------------------------------------------------------------------
+
+    def _compute_whole(self, bound: dict[str, Any]) -> Any:
+        arrays = {
+            n: ImageType(Grid.of(a.shape), a.dtype)
+            for n, a in bound.items()
+            if getattr(a, "ndim", 0) > 0 and hasattr(a, "dtype")
+        }
+        context: dict[str, Any] = {**bound, **arrays}
+        if not arrays or isinstance(self.fn, np.ufunc):
+            return self.run(bound, None)
+        grid = _leading(arrays).grid
+        self._validate(grid, context)
+        rules.resolve_depth(self.depth, grid, context)  # a depth rule may refuse a parameter
+        return self.whole(bound, Place.whole(grid))
+
+    def run(self, args: Mapping[str, Any], place: Place | None) -> Any:
+        """Call the function on arrays, as a worker does for one block."""
+        if isinstance(self.fn, np.ufunc):
+            return self.fn(*args.values())
+        if self.takes_place:
+            return self.fn(**args, place=place)
+        return self.fn(**args)
+
+    def whole(self, args: Mapping[str, Any], place: Place) -> Any:
+        """Compute the answer for an image that is a single block."""
+        result = self.run(args, place)
+        return self.finish(result, args, place.grid) if self.combine else result
+
+    def finish(self, partial: Any, args: Mapping[str, Any], grid: Grid) -> Any:
+        """Turn the fold of all partials into the value, table or image.
+
+        `finalize` may name any of the kernel's parameters besides its images, and ``grid``.
+        """
+        if self.finalize is None:
+            return partial
+        names = list(inspect.signature(self.finalize).parameters)[1:]
+        context = {**args, "grid": grid}
+        return self.finalize(partial, **{n: context[n] for n in names})
+
+
+def _leading(types: Mapping[str, ImageType]) -> ImageType:
+    """Return the image of highest rank, the first of them, if all fit it by broadcasting."""
+    first_name, first = max(types.items(), key=lambda item: item[1].grid.ndim)
+    for name, other in types.items():
+        shape, axes = first.grid.shape, first.grid.axes
+        n = other.grid.ndim
+        fits = all(
+            b in (1, a) for a, b in zip(shape[len(shape) - n :], other.grid.shape, strict=True)
+        )
+        if axes[len(axes) - n :] != other.grid.axes or not fits:
+            raise ValueError(
+                f"{name} is {''.join(other.grid.axes)}{other.grid.shape} and does not fit "
+                f"{first_name}, {''.join(axes)}{shape}: the trailing axes must be the same, and "
+                "each as long as the other's or 1"
+            )
+    return first
+
+
+def _sample(argument: Any) -> Any:
+    if isinstance(argument, ImageType):
+        return np.ones((1,), argument.dtype)
+    return argument.sample() if isinstance(argument, ValueType) else argument
+
+
+def _ufunc_dtype(ufunc: np.ufunc, context: Mapping[str, Any]) -> np.dtype[Any]:
+    arguments = [context[n] for n in context if n != "grid"]
+    with np.errstate(all="ignore"):
+        result = np.asarray(ufunc(*map(_sample, arguments)))
+    integers = [
+        np.dtype(a.dtype)
+        for a in arguments
+        if isinstance(a, ImageType) and np.dtype(a.dtype).kind in "iu"
+    ]
+    mixed = len(integers) == 2 and integers[0].kind != integers[1].kind
+    if mixed and result.dtype == np.float64 and ufunc.types and "qq->q" in ufunc.types:
+        raise TypeError(
+            f"{integers[0]} with {integers[1]} becomes float64, which cannot hold integers above "
+            "2**53: values would be lost; use astype on one of them first"
+        )
+    return result.dtype
+
+
+def _ufunc_value(ufunc: np.ufunc, context: Mapping[str, Any]) -> ValueType:
+    arguments = list(context.values())
+    result = np.asarray(ufunc(*map(_sample, arguments)))
+    shapes = [a.shape for a in arguments if isinstance(a, ValueType)]
+    return ValueType(str(result.dtype), max(shapes, key=len))
+
+
+@functools.cache
+def ufunc_kernel(ufunc: np.ufunc) -> Kernel:
+    """Return the kernel that applies a NumPy ufunc element by element."""
+    return _UfuncKernel(ufunc)
+
+
+class _UfuncKernel(Kernel):
+    """A NumPy ufunc. Its arguments are called ``x1, x2, ...`` as in NumPy's documentation."""
+
+    def __init__(self, ufunc: np.ufunc) -> None:
+        super().__init__(_Positional(ufunc), cost=1.0, name=ufunc.__name__)
+        self.fn = ufunc
+        self.signature = inspect.Signature(
+            [
+                inspect.Parameter(f"x{i + 1}", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                for i in range(ufunc.nin)
+            ]
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return ufunc_kernel, (self.fn,)
+
+
+class _Positional:
+    """Gives a ufunc the attributes that a function has."""
+
+    def __init__(self, ufunc: np.ufunc) -> None:
+        self.__name__ = ufunc.__name__
+        self.__doc__ = ufunc.__doc__
+
+    def __call__(self, *args: Any) -> Any:
+        raise NotImplementedError
+
+
+class Declared(TypedDict, total=False):
+    """What `kernel` takes, by keyword."""
+
+    depth: rules.DepthRule
+    dtype: rules.DTypeRule
+    kind: ImageKind | Literal["same"] | None
+    scratch: rules.NumberRule
+    cost: rules.NumberRule
+    check: Callable[..., None] | None
+    combine: Callable[..., Any] | None
+    finalize: Callable[..., Any] | None
+    returns: Literal["value", "table"]
+    value: ValueType | Callable[..., ValueType]
+    grid: Callable[..., Grid] | None
+    needs: Callable[..., Region] | None
+    sweep: str | None
+    version: str | None
+
+
+@overload
+def kernel(fn: Callable[..., Any], /) -> Kernel: ...
+@overload
+def kernel(**declared: Unpack[Declared]) -> Callable[[Callable[..., Any]], Kernel]: ...
+def kernel(
+    fn: Callable[..., Any] | None = None, /, **declared: Unpack[Declared]
+) -> Kernel | Callable[[Callable[..., Any]], Kernel]:
+    """Mark a function on arrays as a kernel.
+
+    The function is written for one array and knows nothing of blocks. It must not change its
+    inputs, and what it computes for a voxel may depend on voxels at most `depth` away.
+
+    Parameters
+    ----------
+    depth
+        Voxels that the kernel looks at beyond the one it computes, on every side: a number for
+        all spatial axes, a mapping from axis names, or a rule (see `lepton_pipe.spec.rules`).
+    dtype
+        Of the result: ``"same"`` as the first image, ``"float"`` (float32, or float64 for what
+        float32 cannot hold), a dtype, or a rule. Checked on every block.
+    kind
+        ``"labels"`` for integer objects, ``"same"`` as the first image; by default a mask for
+        booleans and else an image.
+    scratch
+        Bytes per voxel of the array handed in that the kernel needs for a moment, besides its
+        arguments and its result. A number or a rule.
+    cost
+        Nanoseconds per voxel on one core, for the planner's choices. A number or a rule.
+    check
+        A rule that raises `ValueError` when parameters make no sense.
+    combine, finalize
+        Make the kernel a reduction: ``combine(a, b)`` folds two partials, in block order, and
+        may change `a`; ``finalize(partial, ...)`` gives the result.
+    returns
+        What a reduction gives: ``"value"`` or ``"table"`` (a mapping from column names to arrays).
+    value
+        Type of a reduction's value, or a rule.
+    grid, needs
+        Make the kernel a resampling: the result's grid, and the region of the input needed for a
+        region of the result. Rules; ``needs`` may also name ``region``.
+    sweep
+        Name of the parameter that holds the axis along which partials are folded into an image.
+    version
+        Names the version of the code. By default a digest of the source, and of what it calls.
+
+    Examples
+    --------
+    >>> @lp.kernel(depth=1)
+    ... def sharpen(block, amount=1.0):
+    ...     return block + (amount * laplace(block)).astype(block.dtype)
+    """
+
+    if fn is not None:
+        return Kernel(fn)
+    return functools.partial(Kernel, **declared)

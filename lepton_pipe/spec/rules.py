@@ -1,0 +1,66 @@
+"""Rules that a kernel declares: depth, dtype, scratch, cost, value, grid.
+
+A rule is a constant, or a function that is called with the kernel's own parameters by name: an
+image parameter as its `ImageType`, a value as its `ValueType`, everything else as given. The name
+``grid`` stands for the grid of the kernel's first image of full rank.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lepton_pipe.geometry import Depth, Grid
+from lepton_pipe.spec.types import ImageType
+
+DepthRule = int | Mapping[str, int] | Callable[..., Any]
+DTypeRule = str | type | np.dtype[Any] | Callable[..., Any]
+NumberRule = float | Callable[..., float]
+
+
+def call_rule(rule: Callable[..., Any], context: Mapping[str, Any]) -> Any:
+    """Call `rule` with those entries of `context` that its signature names."""
+    return rule(**{name: context[name] for name in inspect.signature(rule).parameters})
+
+
+def resolve_depth(rule: DepthRule, grid: Grid, context: Mapping[str, Any]) -> Depth:
+    """Return the overlap per axis and side; an entry ``n`` means ``(n, n)``.
+
+    Raises
+    ------
+    ValueError
+        When the rule gives a negative depth.
+    """
+    value = call_rule(rule, context) if callable(rule) else rule
+    entries = grid.per_axis(value, "depth", elsewhere=0)
+    depth = tuple(
+        (int(e[0]), int(e[1])) if isinstance(e, tuple) else (int(e), int(e)) for e in entries
+    )
+    if any(side < 0 for pair in depth for side in pair):
+        raise ValueError(f"depth {depth} is negative; a depth rule must give voxels >= 0")
+    return depth
+
+
+def float_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the float dtype that holds every value of `dtype` up to 16 bits; float32 at least."""
+    wider: np.dtype[Any] = np.result_type(dtype, np.float32)
+    return wider
+
+
+def resolve_dtype(rule: DTypeRule, first: ImageType, context: Mapping[str, Any]) -> np.dtype[Any]:
+    """Return the dtype of a result; ``"same"`` and ``"float"`` speak of the first image."""
+    if isinstance(rule, str) and rule == "same":
+        return first.dtype
+    if isinstance(rule, str) and rule == "float":
+        return float_dtype(first.dtype)
+    if callable(rule) and not isinstance(rule, type):
+        return np.dtype(call_rule(rule, context))
+    return np.dtype(rule)
+
+
+def resolve_number(rule: NumberRule, context: Mapping[str, Any]) -> float:
+    """Return a scratch factor or cost."""
+    return float(call_rule(rule, context) if callable(rule) else rule)
