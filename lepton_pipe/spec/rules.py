@@ -46,8 +46,7 @@ def resolve_depth(rule: DepthRule, grid: Grid, context: Mapping[str, Any]) -> De
 
 def float_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the float dtype that holds every value of `dtype` up to 16 bits; float32 at least."""
-    wider: np.dtype[Any] = np.result_type(dtype, np.float32)
-    return wider
+    return np.promote_types(dtype, np.float32)
 
 
 def resolve_dtype(rule: DTypeRule, first: ImageType, context: Mapping[str, Any]) -> np.dtype[Any]:
