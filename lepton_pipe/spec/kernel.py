@@ -57,7 +57,7 @@ class Kernel:
         *,
         depth: rules.DepthRule = 0,
         dtype: rules.DTypeRule = "same",
-        kind: ImageKind | Literal["same"] | None = None,
+        kind: ImageKind | Literal["same"] | Callable[..., ImageKind] | None = None,
         scratch: rules.NumberRule = 0.0,
         cost: rules.NumberRule = 5.0,
         check: Callable[..., None] | None = None,
@@ -179,7 +179,9 @@ class Kernel:
             dtype = rules.resolve_dtype(self.dtype, first, context)
         grid = rules.call_rule(self.grid, context) if self.grid is not None else first.grid
         kind: ImageKind
-        if self.kind == "same":
+        if callable(self.kind):
+            kind = rules.call_rule(self.kind, context)
+        elif self.kind == "same":
             kind = first.kind
         else:
             kind = self.kind or ("mask" if dtype == np.bool_ else "image")
@@ -205,7 +207,7 @@ class Kernel:
         arrays = {
             n: ImageType(Grid.of(a.shape), a.dtype)
             for n, a in bound.items()
-            if getattr(a, "ndim", 0) > 0 and hasattr(a, "dtype")
+            if getattr(a, "ndim", 0) > 0 and hasattr(a, "dtype") and not self._is_literal(n)
         }
         context: dict[str, Any] = {**bound, **arrays}
         if not arrays or isinstance(self.fn, np.ufunc):
@@ -214,6 +216,10 @@ class Kernel:
         self._validate(grid, context)
         rules.resolve_depth(self.depth, grid, context)  # a depth rule may refuse a parameter
         return self.whole(bound, Place.whole(grid))
+
+    def _is_literal(self, name: str) -> bool:
+        # An array given by keyword only is a small parameter (a footprint), never an image.
+        return self.signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
 
     def run(self, args: Mapping[str, Any], place: Place | None) -> Any:
         """Call the function on arrays, as a worker does for one block."""
@@ -328,7 +334,7 @@ class Declared(TypedDict, total=False):
 
     depth: rules.DepthRule
     dtype: rules.DTypeRule
-    kind: ImageKind | Literal["same"] | None
+    kind: ImageKind | Literal["same"] | Callable[..., ImageKind] | None
     scratch: rules.NumberRule
     cost: rules.NumberRule
     check: Callable[..., None] | None
@@ -363,8 +369,8 @@ def kernel(
         Of the result: ``"same"`` as the first image, ``"float"`` (float32, or float64 for what
         float32 cannot hold), a dtype, or a rule. Checked on every block.
     kind
-        ``"labels"`` for integer objects, ``"same"`` as the first image; by default a mask for
-        booleans and else an image.
+        ``"labels"`` for integer objects, ``"same"`` as the first image, or a rule; by default a
+        mask for booleans and else an image.
     scratch
         Bytes per voxel of the array handed in that the kernel needs for a moment, besides its
         arguments and its result. A number or a rule.
