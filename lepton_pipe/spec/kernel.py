@@ -32,7 +32,7 @@ from lepton_pipe.errors import UsageError
 from lepton_pipe.geometry import Grid, Region, no_depth
 from lepton_pipe.spec import rules, trace
 from lepton_pipe.spec.node import Call, Image, Node, Table, Value
-from lepton_pipe.spec.types import ImageKind, ImageType, Place, TableType, ValueType
+from lepton_pipe.spec.types import ImageKind, ImageType, PerBlock, Place, TableType, ValueType
 
 Role = Literal["map", "resample", "reduce", "sweep"]
 _BY_VALUE = "__lepton_pipe_by_value__"
@@ -209,6 +209,7 @@ class Kernel:
             for n, a in bound.items()
             if getattr(a, "ndim", 0) > 0 and hasattr(a, "dtype") and not self._is_literal(n)
         }
+        bound = {n: a.part(0) if isinstance(a, PerBlock) else a for n, a in bound.items()}
         context: dict[str, Any] = {**bound, **arrays}
         if not arrays or isinstance(self.fn, np.ufunc):
             return self.run(bound, None)
