@@ -56,8 +56,9 @@ def resolve_dtype(rule: DTypeRule, first: ImageType, context: Mapping[str, Any])
     if isinstance(rule, str) and rule == "float":
         return float_dtype(first.dtype)
     if callable(rule) and not isinstance(rule, type):
-        return np.dtype(call_rule(rule, context))
-    return np.dtype(rule)
+        rule = call_rule(rule, context)
+    result: np.dtype[Any] = np.dtype(rule)
+    return result
 
 
 def resolve_number(rule: NumberRule, context: Mapping[str, Any]) -> float:

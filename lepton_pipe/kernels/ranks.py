@@ -1,0 +1,155 @@
+"""Filters by rank: the smallest, largest and middle value in a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lepton_pipe.device import array_module, ndimage
+from lepton_pipe.geometry import Depth, Grid
+from lepton_pipe.kernels.windows import (
+    PerAxis,
+    Sizes,
+    Window,
+    extreme,
+    item_bytes,
+    per_axis_sizes,
+    window,
+)
+from lepton_pipe.spec import ImageType, Place, kernel
+
+
+def _size_depth(grid: Grid, size: Sizes) -> Depth:
+    return Window(per_axis_sizes(grid, size)).depth
+
+
+def _check_size(grid: Grid, size: Sizes) -> None:
+    per_axis_sizes(grid, size)
+
+
+@kernel(
+    depth=_size_depth,
+    kind="same",
+    scratch=item_bytes(2.2),
+    cost=10.0,
+    check=_check_size,
+)
+def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
+    """Take the smallest value in a box.
+
+    Parameters
+    ----------
+    image
+        Image of any dtype; a mask gives a mask.
+    size
+        Length of the box in voxels: one for all spatial axes, one for each, or by axis name. An
+        even box reaches one voxel further to the low side.
+
+    Returns
+    -------
+    array
+        Of the image's dtype, as `scipy.ndimage.minimum_filter` gives. NaN in the box gives NaN.
+
+    Raises
+    ------
+    ValueError
+        When a size is below 1 or no whole number.
+    """
+    return extreme(image, Window(per_axis_sizes(place.grid, size)), np.minimum)
+
+
+@kernel(
+    depth=_size_depth,
+    kind="same",
+    scratch=item_bytes(2.2),
+    cost=10.0,
+    check=_check_size,
+)
+def maximum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
+    """Take the largest value in a box.
+
+    Parameters
+    ----------
+    image
+        Image of any dtype; a mask gives a mask.
+    size
+        Length of the box in voxels: one for all spatial axes, one for each, or by axis name. An
+        even box reaches one voxel further to the low side.
+
+    Returns
+    -------
+    array
+        Of the image's dtype, as `scipy.ndimage.maximum_filter` gives. NaN in the box gives NaN.
+
+    Raises
+    ------
+    ValueError
+        When a size is below 1 or no whole number.
+    """
+    return extreme(image, Window(per_axis_sizes(place.grid, size)), np.maximum)
+
+
+def _median_depth(grid: Grid, size: Sizes | None, footprint: Any, radius: Any) -> Depth:
+    return window(grid, size, footprint, radius).depth
+
+
+def _check_median(grid: Grid, size: Sizes | None, footprint: Any, radius: Any) -> None:
+    window(grid, size, footprint, radius)
+
+
+def _median_cost(
+    grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any
+) -> float:
+    shape = window(grid, size, footprint, radius).shape
+    return 40.0 * float(np.prod(shape)) * (1.0 if image.dtype.itemsize < 8 else 1.2)
+
+
+@kernel(
+    depth=_median_depth,
+    kind="same",
+    scratch=item_bytes(1),
+    cost=_median_cost,
+    check=_check_median,
+)
+def median(
+    image: Any,
+    size: Sizes | None = None,
+    *,
+    footprint: Any = None,
+    radius: PerAxis | None = None,
+    place: Place,
+) -> Any:
+    """Take the middle value in a window; of an even number of voxels, the upper of the two.
+
+    Parameters
+    ----------
+    image
+        Image of any dtype; a mask gives a mask (the majority).
+    size
+        Length of a box in voxels: one for all spatial axes, one for each, or by axis name; 3 by
+        default. An even box reaches one voxel further to the low side.
+    footprint
+        Instead of `size`: a small array of zeros and ones, with one axis for each spatial axis.
+    radius
+        Instead of `size`: radius of a disk or ball in voxels; several make an ellipsoid.
+
+    Returns
+    -------
+    array
+        Of the image's dtype, as `scipy.ndimage.median_filter` gives. Where a window holds NaN,
+        the value is undefined: replace NaN first.
+
+    Raises
+    ------
+    ValueError
+        When more than one of `size`, `footprint` and `radius` is given, or one makes no sense.
+    """
+    over = window(place.grid, size, footprint, radius)
+    xp = array_module(image)
+    cells = xp.asarray(np.ones(over.shape, bool) if over.footprint is None else over.footprint)
+    readable = image.astype(np.float32) if image.dtype == np.float16 else image
+    # With one axis more, SciPy keeps to its general code: its code for one axis has crashed on
+    # rows shorter than the window (scipy#22250, scipy#23075).
+    filtered = ndimage(image).median_filter(readable[None], footprint=cells[None])[0]
+    return filtered.astype(image.dtype, copy=False)

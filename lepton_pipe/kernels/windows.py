@@ -1,0 +1,265 @@
+"""Windows: how far a kernel looks along each axis, and which voxels it looks at.
+
+The kernels of `filters` and `morphology` take their windows from here, so that ``size=3`` and
+``footprint`` mean the same everywhere, and a bad one gives the same message.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from lepton_pipe.device import array_module
+from lepton_pipe.geometry import Depth, Grid
+from lepton_pipe.spec import ImageType
+
+PerAxis = float | Sequence[float] | Mapping[str, float]
+Sizes = int | Sequence[int] | Mapping[str, int]
+
+
+def _is_number(value: Any, family: type) -> bool:
+    return isinstance(value, family) and not isinstance(value, bool)
+
+
+def per_axis_numbers(
+    grid: Grid, value: Any, name: str, *, elsewhere: float = 0.0, least: float = 0.0
+) -> tuple[float, ...]:
+    """Spread a parameter over the axes and hold every entry to be a number >= `least`.
+
+    Raises
+    ------
+    ValueError
+        When an entry is no number, NaN, infinite or below `least`.
+    UsageError
+        When the number of entries does not fit the axes.
+    """
+    entries = grid.per_axis(value, name, elsewhere=elsewhere)
+    for entry in entries:
+        if not _is_number(entry, Real):
+            raise ValueError(
+                f"{name}={value!r} is not known before the run, or no number: how far a kernel "
+                "looks must be known when the plan is made; give numbers, in voxels"
+            )
+        if not least <= entry < float("inf"):
+            raise ValueError(
+                f"{name}={value!r} must be at least {least:g} and finite: it is a width in "
+                "voxels; correct it, or leave the kernel out where nothing should be done"
+            )
+    return tuple(float(e) for e in entries)
+
+
+def per_axis_sizes(grid: Grid, size: Any, name: str = "size") -> tuple[int, ...]:
+    """Spread a window's size over the axes; 1 along t and c unless they are named.
+
+    Raises
+    ------
+    ValueError
+        When a size is no whole number, or below 1.
+    UsageError
+        When the number of sizes does not fit the axes.
+    """
+    sizes = grid.per_axis(size, name, elsewhere=1)
+    for entry in sizes:
+        if not _is_number(entry, Integral) or entry < 1:
+            raise ValueError(
+                f"{name}={size!r} must be made of whole numbers of at least 1: a window has at "
+                "least the voxel itself; use 1 for an axis that should be left alone"
+            )
+    return tuple(int(s) for s in sizes)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The voxels around one that a kernel looks at.
+
+    Attributes
+    ----------
+    shape
+        Extent along each axis. The voxel itself lies at ``shape // 2``, as in `scipy.ndimage`:
+        an even window reaches one voxel further to the low side.
+    footprint
+        Which voxels of that box count, or None for all of them.
+    """
+
+    shape: tuple[int, ...]
+    footprint: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+
+    @property
+    def depth(self) -> Depth:
+        """Voxels looked at on the low and the high side of each axis."""
+        return tuple((n // 2, (n - 1) // 2) for n in self.shape)
+
+    @property
+    def mirrored_depth(self) -> Depth:
+        """The depth of the window turned around its centre."""
+        return tuple((hi, lo) for lo, hi in self.depth)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sum of both sides: how far a window followed by its mirror image reaches."""
+        return tuple(n - 1 for n in self.shape)
+
+
+def window(grid: Grid, size: Any, footprint: Any = None, radius: Any = None) -> Window:
+    """Make the window that a kernel's parameters describe; 3 voxels wide if none is given.
+
+    Raises
+    ------
+    ValueError
+        When more than one of them is given, or one of them makes no sense.
+    UsageError
+        When the number of sizes or radii does not fit the axes.
+    """
+    given = {"size": size, "footprint": footprint, "radius": radius}
+    named = [f"{n}={v!r}" for n, v in given.items() if v is not None]
+    if len(named) > 1:
+        raise ValueError(
+            f"{' and '.join(named)} were given, but each describes the whole window: "
+            "keep one of size, footprint and radius"
+        )
+    if footprint is not None:
+        return _from_footprint(grid, footprint)
+    if radius is not None:
+        return _from_radius(grid, radius)
+    return Window(per_axis_sizes(grid, 3 if size is None else size))
+
+
+def _from_footprint(grid: Grid, footprint: Any) -> Window:
+    cells = np.asarray(footprint)
+    if cells.dtype.kind not in "biuf":
+        raise ValueError(f"footprint={footprint!r} must be a small array of zeros and ones")
+    cells = cells != 0
+    spatial = len(grid.spatial)
+    if cells.ndim not in (spatial, grid.ndim):
+        raise ValueError(
+            f"the footprint has {cells.ndim} axes (shape {cells.shape}), but the image has axes "
+            f"{''.join(grid.axes)}: give one with {spatial}, for its spatial axes; "
+            "footprint[None] makes a flat one of a plane"
+        )
+    if not cells.any():
+        raise ValueError(
+            f"the footprint of shape {cells.shape} is empty: no voxel would count; set at least "
+            "its centre"
+        )
+    if cells.ndim < grid.ndim:
+        extents = iter(cells.shape)
+        cells = cells.reshape([next(extents) if i in grid.spatial else 1 for i in range(grid.ndim)])
+    return Window(cells.shape, None if cells.all() else cells)
+
+
+def _from_radius(grid: Grid, radius: Any) -> Window:
+    radii = per_axis_numbers(grid, radius, "radius")
+    reach = [int(r) for r in radii]
+    square = np.zeros((1,) * grid.ndim)
+    for i, (r, n) in enumerate(zip(radii, reach, strict=True)):
+        if n > 0:
+            offsets = np.arange(-n, n + 1) / r
+            square = square + (offsets**2).reshape([-1 if j == i else 1 for j in range(grid.ndim)])
+    # The tolerance keeps voxels that lie exactly on the sphere, whatever the division rounds to.
+    cells = square <= 1 + 1e-12
+    return Window(cells.shape, None if cells.all() else cells)
+
+
+def item_bytes(number: float) -> Any:
+    """Return a scratch rule: so many copies of the image."""
+
+    def scratch(image: ImageType) -> float:
+        return number * image.dtype.itemsize + 0.5
+
+    return scratch
+
+
+def extreme(block: Any, over: Window, ufunc: np.ufunc, *, mirrored: bool = False) -> Any:
+    """Return the minimum or maximum over a window, in an array's own dtype.
+
+    Voxels beyond the array's edge are left out. NaN in the window gives NaN. Every voxel is a
+    function of its window alone, so the result is the same for any block.
+
+    Parameters
+    ----------
+    ufunc
+        `numpy.minimum` or `numpy.maximum`.
+    mirrored
+        Whether the window is turned around its centre, as a dilation does.
+
+    Notes
+    -----
+    A box is taken axis by axis, each in a number of steps that grows with the logarithm of its
+    size. Any other footprint is a union of rows along the last axis: the extreme of a row of one
+    length is computed once and used wherever the footprint has such a row.
+    """
+    if over.footprint is None:
+        depth = over.mirrored_depth if mirrored else over.depth
+        for axis, sides in enumerate(depth):
+            if sides != (0, 0):
+                block = _along(_padded(block, axis, sides, ufunc), sum(sides) + 1, ufunc, axis)
+        return block.copy() if over.shape == (1,) * block.ndim else block
+    cells = over.footprint[(slice(None, None, -1),) * block.ndim] if mirrored else over.footprint
+    depth = over.mirrored_depth if mirrored else over.depth
+    return _over_rows(block, _rows(cells), depth, ufunc)
+
+
+def _outside(dtype: np.dtype[Any], ufunc: np.ufunc) -> Any:
+    """Return the value that never wins."""
+    if dtype.kind == "b":
+        return ufunc is np.minimum
+    if dtype.kind == "f":
+        return np.inf if ufunc is np.minimum else -np.inf
+    info = np.iinfo(dtype)
+    return info.max if ufunc is np.minimum else info.min
+
+
+def _padded(block: Any, axis: int, sides: tuple[int, int], ufunc: np.ufunc) -> Any:
+    width = [sides if i == axis else (0, 0) for i in range(block.ndim)]
+    fill = _outside(block.dtype, ufunc)
+    return array_module(block).pad(block, width, mode="constant", constant_values=fill)
+
+
+def _along(padded: Any, length: int, ufunc: np.ufunc, axis: int) -> Any:
+    """Return the extreme of every run of `length` voxels, at the place of its first."""
+
+    def part(array: Any, start: int, stop: int) -> Any:
+        return array[(slice(None),) * axis + (slice(start, stop),)]
+
+    n = padded.shape[axis]
+    covered, result = 1, padded
+    while covered < length:
+        step = min(covered, length - covered)
+        now = n - covered + 1
+        result = ufunc(part(result, 0, now - step), part(result, step, now))
+        covered += step
+    return result
+
+
+def _rows(cells: Any) -> dict[int, list[tuple[int, ...]]]:
+    """Return the runs of a footprint along its last axis: their first voxels, by length."""
+    rows: dict[int, list[tuple[int, ...]]] = {}
+    for lead in np.ndindex(cells.shape[:-1]):
+        start = 0
+        for inside, run in itertools.groupby(cells[lead]):
+            length = len(list(run))
+            if inside:
+                rows.setdefault(length, []).append((*lead, start))
+            start += length
+    return rows
+
+
+def _over_rows(
+    block: Any, rows: Mapping[int, Sequence[tuple[int, ...]]], depth: Depth, ufunc: np.ufunc
+) -> Any:
+    for axis, sides in enumerate(depth):
+        if sides != (0, 0):
+            block = _padded(block, axis, sides, ufunc)
+    shape = tuple(n - lo - hi for n, (lo, hi) in zip(block.shape, depth, strict=True))
+    result: Any = None
+    for length, starts in rows.items():
+        run = _along(block, length, ufunc, block.ndim - 1)
+        for start in starts:
+            view = run[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
+            result = view.copy() if result is None else ufunc(result, view, out=result)
+    return result
