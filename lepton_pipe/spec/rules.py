@@ -56,9 +56,9 @@ def resolve_dtype(rule: DTypeRule, first: ImageType, context: Mapping[str, Any])
     if isinstance(rule, str) and rule == "float":
         return float_dtype(first.dtype)
     if callable(rule) and not isinstance(rule, type):
-        rule = call_rule(rule, context)
-    result: np.dtype[Any] = np.dtype(rule)
-    return result
+        called: np.dtype[Any] = np.dtype(call_rule(rule, context))
+        return called
+    return np.dtype(rule)
 
 
 def resolve_number(rule: NumberRule, context: Mapping[str, Any]) -> float:
