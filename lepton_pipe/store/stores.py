@@ -1,0 +1,101 @@
+"""zarr stores that refuse what zarr-python lets pass: missing chunks, and read before write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.abc.store import ByteRequest, Store
+from zarr.api import asynchronous as zarr_async
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from lepton_pipe.errors import DamagedError
+from lepton_pipe.store.loop import run
+from lepton_pipe.store.urls import check_url, is_url
+
+AsyncArray = zarr.AsyncArray[Any]
+
+
+def _is_chunk(key: str) -> bool:
+    """Tell chunk keys of a zarr v3 array at the root of its store from metadata keys."""
+    return key.startswith("c/")
+
+
+class StrictStore(WrapperStore[LocalStore]):
+    """A store in which a chunk that is not there is damage, not a chunk of fill values.
+
+    For arrays of our own, in which every chunk was written (zarr v3, default chunk keys, the array
+    at the root of the store).
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return the bytes under `key`; raise `DamagedError` when a chunk is missing."""
+        value = await self._store.get(key, prototype, byte_range)
+        if value is None and _is_chunk(key):
+            raise DamagedError(
+                f"{self._store.root}: chunk {key} is missing, though it was written; the store "
+                "was changed or the disk lost it: run again to make it anew"
+            )
+        return value
+
+
+class WriteOnceStore(WrapperStore[LocalStore]):
+    """A store whose chunks are only ever written whole: what is there already is never read.
+
+    zarr-python reads a shard before it writes it, so that a torn shard of an earlier run would
+    make its own replacement fail.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return the bytes of metadata; None for any chunk."""
+        if _is_chunk(key):
+            return None
+        return await self._store.get(key, prototype, byte_range)
+
+
+def store_at(uri: str) -> Store:
+    """Return a read-only zarr store rooted at a path or URL."""
+    if is_url(uri):
+        check_url(uri)
+        return FsspecStore.from_url(uri, read_only=True)
+    return LocalStore(Path(uri), read_only=True)
+
+
+class ArrayHandle:
+    """An open zarr array, read from the calling thread where the store allows it."""
+
+    def __init__(self, uri: str, *, strict: bool = False) -> None:
+        store = store_at(uri)
+        if isinstance(store, LocalStore):
+            self._local = True
+            wrapped = StrictStore(store) if strict else store
+            self.array: AsyncArray = run(zarr_async.open_array(store=wrapped, mode="r"))
+        else:
+            self._local = False
+            self._remote = zarr.open_array(store=store, mode="r")
+
+    def read(self, selection: tuple[slice, ...]) -> Any:
+        """Return the voxels of `selection`, in the array's own axis order."""
+        if self._local:
+            return run(self.array.getitem(selection))
+        return self._remote[selection]
+
+
+class WriteHandle:
+    """An open zarr array that is written in whole chunks from the calling thread."""
+
+    def __init__(self, path: Path) -> None:
+        store = WriteOnceStore(LocalStore(path))
+        self.array: AsyncArray = run(
+            zarr_async.open_array(store=store, mode="r+", config={"write_empty_chunks": True})
+        )
+
+    def write(self, selection: tuple[slice, ...], values: Any) -> None:
+        """Write the chunks that `selection` covers."""
+        run(self.array.setitem(selection, values))

@@ -1,0 +1,138 @@
+"""Write blocks into arrays that were laid out before, and make them durable."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_pipe.errors import InputError, RunError
+from lepton_pipe.geometry import Region
+from lepton_pipe.store.axes import Wanted
+from lepton_pipe.store.source import HandleCache, Source
+from lepton_pipe.store.stores import WriteHandle
+from lepton_pipe.store.zarr_input import open_zarr
+from lepton_pipe.store.zarr_source import file_stamp
+
+_writers = HandleCache()
+
+
+@dataclass(frozen=True)
+class ArrayTarget:
+    """An array to write blocks into; small and picklable.
+
+    Attributes
+    ----------
+    path
+        The image's group, or the array itself where `level` is None.
+    level
+        Scale level in the group.
+    """
+
+    path: Path
+    level: int | None = 0
+
+    @property
+    def array_path(self) -> Path:
+        """The array's folder."""
+        return self.path if self.level is None else self.path / str(self.level)
+
+    def write(self, region: Region, array: NDArray[Any]) -> None:
+        """Write the whole chunks (or shards) that `region` covers.
+
+        Chunks are written even when they hold fill values alone, each by a rename, so that a chunk
+        that is there is whole. Blocks that share no chunk may be written at the same time.
+
+        Raises
+        ------
+        ValueError
+            When the region cuts a chunk, or the array is of another shape or dtype.
+        RunError
+            When the system refuses the write, such as a full disk.
+        """
+        path = self.array_path
+        stamp = file_stamp(path / "zarr.json")
+        if not stamp:
+            raise RunError(f"{path}: was not laid out, or is gone; nothing was written")
+        handle = _writers.get((path, stamp), lambda: WriteHandle(path))
+        target = handle.array
+        unit = target.shards or target.chunks
+        _check_aligned(region, unit, target.shape, path)
+        if array.shape != region.shape or array.dtype != target.dtype:
+            raise ValueError(
+                f"{path}: region {region} takes {target.dtype} of {region.shape}, not "
+                f"{array.dtype} of {array.shape}; nothing was written"
+            )
+        try:
+            handle.write(region.slices, np.ascontiguousarray(array))
+        except OSError as error:
+            raise RunError(f"{path}: cannot write region {region}: {error}") from error
+
+    def source(self, *, strict: bool = True) -> Source:
+        """Return the array as a source; with `strict`, a missing chunk raises `DamagedError`."""
+        try:
+            return open_zarr(str(self.array_path.absolute()), Wanted(), strict=strict)
+        except InputError as error:
+            raise RunError(f"{self.array_path}: cannot be read back ({error})") from error
+
+
+def _check_aligned(
+    region: Region, unit: tuple[int, ...], shape: tuple[int, ...], path: Path
+) -> None:
+    """Refuse what would have to read a chunk before writing it: two writers would lose updates."""
+    for start, stop, u, n in zip(region.start, region.stop, unit, shape, strict=True):
+        if start % u or not start < stop <= n or (stop % u and stop != n):
+            raise ValueError(
+                f"{path}: region {region} is not made of whole write units {unit} of an array of "
+                f"{shape}; nothing was written"
+            )
+
+
+def sync_tree(path: Path) -> None:
+    """Return when everything under `path`, and its place in its folder, survives a power cut.
+
+    Raises
+    ------
+    OSError
+        When the system reports that something could not be stored.
+    """
+    folder = os.open(path if path.is_dir() else path.parent, os.O_RDONLY)
+    try:
+        if not _sync_filesystem(folder):
+            _sync_files(path)
+    finally:
+        os.close(folder)
+    for inner in (path, path.parent):
+        _sync_one(inner)
+
+
+def _sync_filesystem(folder: int) -> bool:
+    """Flush the file system that holds an open folder; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(folder) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"syncfs: {os.strerror(code)}")
+    return True
+
+
+def _sync_files(path: Path) -> None:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync_one(Path(folder) / name)
+        _sync_one(Path(folder))
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_pipe.store.source import handles
+
+
+@pytest.fixture(autouse=True)
+def _closed_files():
+    yield
+    handles.clear()
+
+
+def pixels(shape, dtype="uint16", seed=0):
+    """Values that differ from voxel to voxel and never are all zero."""
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return rng.normal(size=shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.random(shape) > 0.5
+    top = min(np.iinfo(dtype).max, 60_000)
+    return rng.integers(1, top, size=shape).astype(dtype)
