@@ -1,0 +1,1 @@
+"""Joining what blocks give: labels, tables, pyramids. Array algorithms only."""
