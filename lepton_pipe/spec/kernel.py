@@ -207,7 +207,10 @@ class Kernel:
         arrays = {
             n: ImageType(Grid.of(a.shape), a.dtype)
             for n, a in bound.items()
-            if getattr(a, "ndim", 0) > 0 and hasattr(a, "dtype") and not self._is_literal(n)
+            if hasattr(a, "dtype")
+            and not isinstance(a, type)
+            and getattr(a, "ndim", 0) > 0
+            and not self._is_literal(n)
         }
         bound = {n: a.part(0) if isinstance(a, PerBlock) else a for n, a in bound.items()}
         context: dict[str, Any] = {**bound, **arrays}

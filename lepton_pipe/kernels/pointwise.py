@@ -1,0 +1,409 @@
+"""Kernels that look at one voxel at a time. Arithmetic, comparisons and the like are NumPy's own:
+``np.sqrt(image)``, ``a - b`` and ``image > 3`` work in a pipeline with NumPy's rules for dtypes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from lepton_pipe.device import array_module
+from lepton_pipe.errors import CastError
+from lepton_pipe.spec import ImageType, Place, ValueType, kernel
+from lepton_pipe.spec.rules import float_dtype
+from lepton_pipe.spec.types import ImageKind
+
+Cast = Literal["raise", "clip", "wrap"]
+DType = str | type | np.dtype[Any]
+
+
+# -- where ----------------------------------------------------------------------------------
+
+
+def _where_dtype(a: Any, b: Any) -> np.dtype[Any]:
+    samples = [
+        np.ones(1, x.dtype)
+        if isinstance(x, ImageType)
+        else x.sample()
+        if isinstance(x, ValueType)
+        else x
+        for x in (a, b)
+    ]
+    dtypes = [np.asarray(s).dtype for s in samples]
+    result = np.where(np.ones(1, bool), *samples).dtype
+    if result.kind == "f" and all(d.kind in "iu" for d in dtypes):
+        raise TypeError(
+            f"{dtypes[0]} with {dtypes[1]} becomes {result}, which cannot hold integers above "
+            "2**53: values would be lost; use astype on one of them first"
+        )
+    return result
+
+
+def _where_kind(a: Any, b: Any) -> ImageKind:
+    dtype = _where_dtype(a, b)
+    kinds = [x.kind for x in (a, b) if isinstance(x, ImageType)]
+    if "labels" in kinds and dtype.kind in "iu":
+        return "labels"
+    return "mask" if dtype == np.bool_ else "image"
+
+
+def _check_where(a: Any, b: Any) -> None:
+    """Refuse a plain number that NumPy would wrap around: its `where` does so in silence."""
+    for name, number, other in (("a", a, b), ("b", b, a)):
+        dtype = getattr(other, "dtype", None)
+        if type(number) is not int or dtype is None or np.dtype(dtype).kind not in "iu":
+            continue
+        low, high = _limits(np.dtype(dtype))
+        if not low <= number <= high:
+            raise ValueError(
+                f"{name}={number} does not fit {dtype}, which holds {low} to {high}: it would "
+                "become another number; use astype on the image first"
+            )
+
+
+@kernel(dtype=_where_dtype, kind=_where_kind, scratch=1.0, cost=2.0, check=_check_where)
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """Choose voxel by voxel: from `a` where the condition holds, else from `b`.
+
+    Parameters
+    ----------
+    condition
+        A mask, such as ``image > 3``. Of another dtype, every value but 0 counts as true.
+    a, b
+        Images, numbers or values.
+
+    Returns
+    -------
+    array
+        Of the dtype that `a` and `b` have in common; plain numbers take the dtype of the image.
+        Labels where `a` or `b` are labels.
+
+    Raises
+    ------
+    TypeError
+        When signed and unsigned 64-bit integers meet, whose common dtype would lose values.
+    ValueError
+        When a plain number does not fit the image's dtype.
+    """
+    _check_where(a, b)
+    return array_module(condition, a, b).where(condition, a, b)
+
+
+# -- astype ---------------------------------------------------------------------------------
+
+
+def _checked_dtype(dtype: DType) -> np.dtype[Any]:
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(
+            f"dtype={dtype!r} is no dtype that NumPy knows; use a name such as 'uint8' or 'float32'"
+        ) from error
+    if found.kind not in "biuf":
+        raise ValueError(
+            f"dtype={dtype!r} cannot hold an image; use a boolean, integer or float dtype"
+        )
+    return found
+
+
+def _check_cast(dtype: DType, cast: str) -> None:
+    _checked_dtype(dtype)
+    if cast not in ("raise", "clip", "wrap"):
+        raise ValueError(
+            f"cast={cast!r} is not known: 'raise' refuses to lose values, 'clip' takes the "
+            "nearest value there is, 'wrap' keeps the low bits"
+        )
+
+
+def _astype_kind(image: ImageType, dtype: DType) -> ImageKind:
+    target = _checked_dtype(dtype)
+    if target == np.bool_:
+        return "mask"
+    return "labels" if image.kind == "labels" and target.kind in "iu" else "image"
+
+
+def _astype_scratch(image: ImageType, dtype: DType) -> float:
+    if np.can_cast(image.dtype, _checked_dtype(dtype)):
+        return 0.5
+    return 3.0 * max(image.dtype.itemsize, 4) + 10.0
+
+
+@kernel(
+    dtype=_checked_dtype,
+    kind=_astype_kind,
+    scratch=_astype_scratch,
+    cost=3.0,
+    check=_check_cast,
+)
+def astype(image: Any, dtype: DType, *, cast: Cast = "raise", place: Place) -> Any:
+    """Convert to another dtype, and say what happens to values that it cannot hold.
+
+    Parameters
+    ----------
+    image
+        Image of any dtype.
+    dtype
+        The dtype wanted: a name such as ``"uint8"``, or NumPy's.
+    cast
+        ``"raise"`` stops when a value is lost. ``"clip"`` takes the nearest value that the dtype
+        has, and 0 for NaN. ``"wrap"`` keeps the low bits of integers, as C does; NaN and infinity
+        become 0.
+
+    Returns
+    -------
+    array
+        Floats are rounded to the nearest integer, halves to the even one, in all three cases:
+        rounding is not a loss, and neither are the digits that a smaller float or a float of a
+        large integer lacks. A value is lost when it is NaN or infinite and the dtype is an
+        integer, or beyond the dtype's range. As a mask, 0 and 1 are in range; with ``"wrap"``
+        everything but 0 is true.
+
+    Raises
+    ------
+    CastError
+        With ``cast="raise"``, when a value of the block would be lost.
+    """
+    target = np.dtype(dtype)
+    if np.can_cast(image.dtype, target):
+        return image.astype(target)
+    if cast == "raise":
+        _refuse_loss(image[place.inner], target)
+    if target.kind == "f":
+        return _to_float(image, target, cast)
+    if image.dtype.kind == "f":
+        return _float_to_integer(image, target, cast)
+    return _integer_to_integer(image, target, cast)
+
+
+def _limits(target: np.dtype[Any]) -> tuple[int, int]:
+    if target == np.bool_:
+        return 0, 1
+    info = np.iinfo(target)
+    return int(info.min), int(info.max)
+
+
+def _wide(block: Any) -> Any:
+    """Round to whole numbers, in a float that can compare them with any integer limit."""
+    return array_module(block).rint(block.astype(np.promote_types(block.dtype, np.float32)))
+
+
+def _lost(block: Any, target: np.dtype[Any]) -> Any:
+    """Return a mask of the values that `target` cannot hold."""
+    if target.kind == "f":
+        xp = array_module(block)
+        with np.errstate(over="ignore"):
+            return xp.isfinite(block) & xp.isinf(block.astype(target))
+    low, high = _limits(target)
+    if block.dtype.kind == "f":
+        whole = _wide(block)
+        return ~((whole >= float(low)) & (whole < float(high + 1)))
+    source = _limits(block.dtype)
+    return (block < max(low, source[0])) | (block > min(high, source[1]))
+
+
+def _refuse_loss(block: Any, target: np.dtype[Any]) -> None:
+    lost = _lost(block, target)
+    count = int(lost.sum())
+    if count:
+        example = block[lost][0].item()
+        low, high = _limits(target) if target.kind != "f" else (-_top(target), _top(target))
+        raise CastError(
+            f"{count} of {block.size} values cannot be {target}, {example!r} for one: it holds "
+            f"{low} to {high}; use cast='clip' for the nearest value there is, cast='wrap' to keep "
+            "the low bits, or rescale first"
+        )
+
+
+def _top(target: np.dtype[Any]) -> float:
+    return float(np.finfo(target).max)
+
+
+def _to_float(block: Any, target: np.dtype[Any], cast: Cast) -> Any:
+    with np.errstate(over="ignore"):
+        result = block.astype(target)
+    if cast != "wrap":
+        xp, top = array_module(block), target.type(_top(target))
+        over = _lost(block, target)
+        result[over] = xp.where(block[over] > 0, top, -top)
+    return result
+
+
+def _float_to_integer(block: Any, target: np.dtype[Any], cast: Cast) -> Any:
+    xp = array_module(block)
+    whole = _wide(block)
+    low, high = _limits(target)
+    if cast == "wrap":
+        return _wrapped(xp, whole, target)
+    inside = (whole >= float(low)) & (whole < float(high + 1))
+    result = xp.where(inside, whole, 0).astype(target)
+    result[whole >= float(high + 1)] = high
+    result[whole < float(low)] = low
+    return result
+
+
+def _wrapped(xp: Any, whole: Any, target: np.dtype[Any]) -> Any:
+    whole = xp.where(xp.isfinite(whole), whole, 0)
+    if target == np.bool_:
+        return whole != 0
+    # Exact: fmod is, and what is folded into the range of int64 is a multiple of 2**11.
+    whole = xp.fmod(whole.astype(np.float64), 2.0**64)
+    whole = xp.where(whole >= 2.0**63, whole - 2.0**64, whole)
+    whole = xp.where(whole < -(2.0**63), whole + 2.0**64, whole)
+    return whole.astype(np.int64).astype(target)
+
+
+def _integer_to_integer(block: Any, target: np.dtype[Any], cast: Cast) -> Any:
+    if cast == "wrap":
+        return block.astype(target)
+    limits, source = _limits(target), _limits(block.dtype)
+    low, high = max(limits[0], source[0]), min(limits[1], source[1])
+    return array_module(block).clip(block, low, high).astype(target)
+
+
+# -- clip and rescale -----------------------------------------------------------------------
+
+
+def _check_clip(low: Any, high: Any) -> None:
+    if low is None and high is None:
+        raise ValueError("clip was given neither low nor high: it would do nothing; give one")
+    for name, bound in (("low", low), ("high", high)):
+        if isinstance(bound, float) and bound != bound:
+            raise ValueError(f"{name}={bound!r} is not a bound: every voxel would become NaN")
+    numbers = [b for b in (low, high) if isinstance(b, (int, float))]
+    if len(numbers) == 2 and numbers[0] > numbers[1]:
+        raise ValueError(
+            f"low={low!r} is above high={high!r}: every voxel would become {high!r}; exchange them"
+        )
+
+
+def _bound(dtype: np.dtype[Any], bound: Any, ceil: bool) -> Any:
+    """Return `bound` as a number of an integer dtype that cuts off the same values."""
+    if bound is None or dtype.kind == "f":
+        return bound
+    if bound != bound:
+        raise ValueError(
+            f"a bound of clip is {bound!r}: {dtype} has no such value, so nothing could be kept "
+            "between the bounds; look at what the bound was computed from"
+        )
+    low, high = _limits(dtype)
+    if not low <= bound <= high:
+        return low if bound < low else high
+    return int(np.ceil(bound) if ceil else np.floor(bound))
+
+
+@kernel(kind="same", scratch=0.5, cost=1.5, check=_check_clip)
+def clip(image: Any, low: Any = None, high: Any = None) -> Any:
+    """Keep values between two bounds.
+
+    Parameters
+    ----------
+    image
+        Image of any dtype.
+    low, high
+        Smallest and largest value of the result: numbers, values, or None for no bound. Where
+        values turn out with `low` above `high`, everything becomes `high`.
+
+    Returns
+    -------
+    array
+        Of the image's dtype. For integers a bound with a fraction is moved inwards, and one
+        beyond the dtype's range to its end. NaN stays NaN.
+
+    Raises
+    ------
+    ValueError
+        When there is no bound, a bound is NaN, or they are the wrong way round.
+    """
+    bounds = _bound(image.dtype, low, ceil=True), _bound(image.dtype, high, ceil=False)
+    return array_module(image).clip(image, *bounds)
+
+
+def _check_rescale(low: Any, high: Any, out_range: tuple[float, float], dtype: DType) -> None:
+    target = _checked_dtype(dtype)
+    for name, bound in (("low", low), ("high", high)):
+        if isinstance(bound, (int, float)) and not abs(bound) < float("inf"):
+            raise ValueError(f"{name}={bound!r} must be finite: it is where the range ends")
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and not low < high:
+        raise ValueError(
+            f"low={low!r} must be below high={high!r}: they are the input values that become "
+            f"the ends of out_range={out_range!r}; turn out_range round to invert an image"
+        )
+    if len(out_range) != 2 or not all(abs(float(e)) < float("inf") for e in out_range):
+        raise ValueError(f"out_range={out_range!r} must be two finite numbers")
+    if target.kind != "f" and not all(
+        _limits(target)[0] <= e <= _limits(target)[1] for e in out_range
+    ):
+        raise ValueError(
+            f"out_range={out_range!r} does not fit {target}, which holds {_limits(target)[0]} to "
+            f"{_limits(target)[1]}; choose a wider dtype or a smaller range"
+        )
+
+
+def _rescale_work(image: np.dtype[Any], dtype: DType) -> np.dtype[Any]:
+    # 32-bit results have more digits than float32.
+    target = np.dtype(dtype)
+    return np.promote_types(float_dtype(image), target if target.kind != "b" else np.uint8)
+
+
+def _rescale_scratch(image: ImageType, dtype: DType) -> float:
+    return 2.0 * _rescale_work(image.dtype, _checked_dtype(dtype)).itemsize + 1.5
+
+
+@kernel(
+    dtype=_checked_dtype,
+    kind="image",
+    scratch=_rescale_scratch,
+    cost=4.0,
+    check=_check_rescale,
+)
+def rescale(
+    image: Any,
+    low: Any = 0.0,
+    high: Any = 1.0,
+    *,
+    out_range: tuple[float, float] = (0.0, 1.0),
+    dtype: DType = "float32",
+) -> Any:
+    """Map values linearly from one range to another, and clip what lies outside.
+
+    Parameters
+    ----------
+    image
+        Image of any dtype.
+    low, high
+        Input values that become the ends of `out_range`: numbers or values, such as
+        ``minimum_of(image)`` or a quantile. Where values turn out with `low` not below `high`
+        (an image all of one value), everything becomes the first end.
+    out_range
+        Ends of the result's range; the larger first inverts the image.
+    dtype
+        Of the result. To an integer dtype values are rounded, halves to even.
+
+    Returns
+    -------
+    array
+        NaN stays NaN in a float dtype, and becomes the first end of `out_range` in another.
+
+    Raises
+    ------
+    ValueError
+        When `low` is not below `high`, or `out_range` does not fit `dtype`.
+    """
+    xp, target = array_module(image), np.dtype(dtype)
+    first, last = (float(e) for e in out_range)
+    span = float(high) - float(low)
+    work = _rescale_work(image.dtype, target)
+    result = image.astype(work)
+    result -= float(low)
+    if span > 0:
+        result /= span
+    else:
+        result *= 0.0
+    result = xp.clip(result, 0.0, 1.0, out=result)
+    result *= last - first
+    result += first
+    if target.kind == "f":
+        return result.astype(target, copy=False)
+    result[xp.isnan(result)] = first
+    return xp.rint(result, out=result).astype(target)
