@@ -18,23 +18,45 @@ from lepton_pipe.store.urls import check_url, is_url
 AsyncArray = zarr.AsyncArray[Any]
 
 
+METADATA_KEYS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+"""Files that make a folder a zarr array or group."""
+
+
 def _is_chunk(key: str) -> bool:
-    """Tell chunk keys of a zarr v3 array at the root of its store from metadata keys."""
-    return key.startswith("c/")
+    """Tell the keys of chunks from those of metadata, for an array at the root of its store."""
+    return key not in METADATA_KEYS
 
 
-class StrictStore(WrapperStore[LocalStore]):
+class CheckedStore(WrapperStore[LocalStore]):
+    """A store in which an empty chunk file is damage: a power cut leaves such files behind.
+
+    zarr-python reads an empty shard as one of fill values.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return the bytes under `key`; raise `DamagedError` when a chunk has none."""
+        value = await self._store.get(key, prototype, byte_range)
+        if value is not None and len(value) == 0 and _is_chunk(key):
+            raise DamagedError(
+                f"{self._store.root}: chunk {key} is an empty file, as after a power cut; restore "
+                "it, or make the array again"
+            )
+        return value
+
+
+class StrictStore(CheckedStore):
     """A store in which a chunk that is not there is damage, not a chunk of fill values.
 
-    For arrays of our own, in which every chunk was written (zarr v3, default chunk keys, the array
-    at the root of the store).
+    For arrays of our own, in which every chunk was written.
     """
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return the bytes under `key`; raise `DamagedError` when a chunk is missing."""
-        value = await self._store.get(key, prototype, byte_range)
+        value = await super().get(key, prototype, byte_range)
         if value is None and _is_chunk(key):
             raise DamagedError(
                 f"{self._store.root}: chunk {key} is missing, though it was written; the store "
@@ -74,7 +96,7 @@ class ArrayHandle:
         store = store_at(uri)
         if isinstance(store, LocalStore):
             self._local = True
-            wrapped = StrictStore(store) if strict else store
+            wrapped: Store = StrictStore(store) if strict else CheckedStore(store)
             self.array: AsyncArray = run(zarr_async.open_array(store=wrapped, mode="r"))
         else:
             self._local = False
@@ -92,8 +114,12 @@ class WriteHandle:
 
     def __init__(self, path: Path) -> None:
         store = WriteOnceStore(LocalStore(path))
-        self.array: AsyncArray = run(
-            zarr_async.open_array(store=store, mode="r+", config={"write_empty_chunks": True})
+        opened: AsyncArray = run(zarr_async.open_array(store=store, mode="r+"))
+        # The setting cannot be given when an existing array is opened.
+        self.array: AsyncArray = zarr.AsyncArray(
+            metadata=opened.metadata,
+            store_path=opened.store_path,
+            config={"write_empty_chunks": True},
         )
 
     def write(self, selection: tuple[slice, ...], values: Any) -> None:

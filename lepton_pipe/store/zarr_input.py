@@ -21,11 +21,10 @@ from lepton_pipe.store.ome_read import (
     refuse_collection,
 )
 from lepton_pipe.store.source import Source
-from lepton_pipe.store.stores import store_at
+from lepton_pipe.store.stores import METADATA_KEYS, store_at
 from lepton_pipe.store.urls import is_url
 from lepton_pipe.store.zarr_source import ZarrSource, digest, file_stamp
 
-_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 _HIGHEST_PARENT = 3
 OWN_KEY = "lepton"
 """Attribute of arrays of our own that carries their grid."""
@@ -35,7 +34,7 @@ Array = zarr.Array[Any]
 
 def is_zarr(path: Path) -> bool:
     """Tell whether a folder is the root of a zarr array or group."""
-    return any((path / name).is_file() for name in _METADATA)
+    return any((path / name).is_file() for name in METADATA_KEYS)
 
 
 def open_zarr(uri: str, wanted: Wanted, *, strict: bool = False) -> Source:
@@ -192,7 +191,7 @@ def _source(
     uri: str, array: Array, found: Found, wanted: Wanted, level: int | None, *, strict: bool
 ) -> Source:
     image_type, axis_map = resolve(found, wanted)
-    stamps = () if is_url(uri) else tuple(file_stamp(Path(uri) / name) for name in _METADATA)
+    stamps = () if is_url(uri) else tuple(file_stamp(Path(uri) / name) for name in METADATA_KEYS)
     return ZarrSource(
         uri=uri,
         type=image_type,

@@ -220,7 +220,7 @@ def test_a_region_outside_is_refused(case):
 
 def test_pickling_and_sharing_between_threads(case):
     source, whole = case
-    again = pickle.loads(pickle.dumps(source))
+    again = pickle.loads(pickle.dumps(source))  # noqa: S301
     assert again.type == source.type
     handles.clear()
     regions = list(_regions(whole.shape, 24, seed=2))
