@@ -4,19 +4,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lepton_pipe.device import array_module
-from lepton_pipe.errors import CastError
-from lepton_pipe.spec import ImageType, Place, ValueType, kernel
+from lepton_pipe.kernels.casts import DType, checked_dtype, limits
+from lepton_pipe.spec import ImageType, ValueType, kernel
 from lepton_pipe.spec.rules import float_dtype
 from lepton_pipe.spec.types import ImageKind
-
-Cast = Literal["raise", "clip", "wrap"]
-DType = str | type | np.dtype[Any]
-
 
 # -- where ----------------------------------------------------------------------------------
 
@@ -54,7 +50,7 @@ def _check_where(a: Any, b: Any) -> None:
         dtype = getattr(other, "dtype", None)
         if type(number) is not int or dtype is None or np.dtype(dtype).kind not in "iu":
             continue
-        low, high = _limits(np.dtype(dtype))
+        low, high = limits(np.dtype(dtype))
         if not low <= number <= high:
             raise ValueError(
                 f"{name}={number} does not fit {dtype}, which holds {low} to {high}: it would "
@@ -90,177 +86,6 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return array_module(condition, a, b).where(condition, a, b)
 
 
-# -- astype ---------------------------------------------------------------------------------
-
-
-def _checked_dtype(dtype: DType) -> np.dtype[Any]:
-    try:
-        found = np.dtype(dtype)
-    except TypeError as error:
-        raise ValueError(
-            f"dtype={dtype!r} is no dtype that NumPy knows; use a name such as 'uint8' or 'float32'"
-        ) from error
-    if found.kind not in "biuf":
-        raise ValueError(
-            f"dtype={dtype!r} cannot hold an image; use a boolean, integer or float dtype"
-        )
-    return found
-
-
-def _check_cast(dtype: DType, cast: str) -> None:
-    _checked_dtype(dtype)
-    if cast not in ("raise", "clip", "wrap"):
-        raise ValueError(
-            f"cast={cast!r} is not known: 'raise' refuses to lose values, 'clip' takes the "
-            "nearest value there is, 'wrap' keeps the low bits"
-        )
-
-
-def _astype_kind(image: ImageType, dtype: DType) -> ImageKind:
-    target = _checked_dtype(dtype)
-    if target == np.bool_:
-        return "mask"
-    return "labels" if image.kind == "labels" and target.kind in "iu" else "image"
-
-
-def _astype_scratch(image: ImageType, dtype: DType) -> float:
-    if np.can_cast(image.dtype, _checked_dtype(dtype)):
-        return 0.5
-    return 3.0 * max(image.dtype.itemsize, 4) + 10.0
-
-
-@kernel(
-    dtype=_checked_dtype,
-    kind=_astype_kind,
-    scratch=_astype_scratch,
-    cost=3.0,
-    check=_check_cast,
-)
-def astype(image: Any, dtype: DType, *, cast: Cast = "raise", place: Place) -> Any:
-    """Convert to another dtype, and say what happens to values that it cannot hold.
-
-    Parameters
-    ----------
-    image
-        Image of any dtype.
-    dtype
-        The dtype wanted: a name such as ``"uint8"``, or NumPy's.
-    cast
-        ``"raise"`` stops when a value is lost. ``"clip"`` takes the nearest value that the dtype
-        has, and 0 for NaN. ``"wrap"`` keeps the low bits of integers, as C does; NaN and infinity
-        become 0.
-
-    Returns
-    -------
-    array
-        Floats are rounded to the nearest integer, halves to the even one, in all three cases:
-        rounding is not a loss, and neither are the digits that a smaller float or a float of a
-        large integer lacks. A value is lost when it is NaN or infinite and the dtype is an
-        integer, or beyond the dtype's range. As a mask, 0 and 1 are in range; with ``"wrap"``
-        everything but 0 is true.
-
-    Raises
-    ------
-    CastError
-        With ``cast="raise"``, when a value of the block would be lost.
-    """
-    target = np.dtype(dtype)
-    if np.can_cast(image.dtype, target):
-        return image.astype(target)
-    if cast == "raise":
-        _refuse_loss(image[place.inner], target)
-    if target.kind == "f":
-        return _to_float(image, target, cast)
-    if image.dtype.kind == "f":
-        return _float_to_integer(image, target, cast)
-    return _integer_to_integer(image, target, cast)
-
-
-def _limits(target: np.dtype[Any]) -> tuple[int, int]:
-    if target == np.bool_:
-        return 0, 1
-    info = np.iinfo(target)
-    return int(info.min), int(info.max)
-
-
-def _wide(block: Any) -> Any:
-    """Round to whole numbers, in a float that can compare them with any integer limit."""
-    return array_module(block).rint(block.astype(np.promote_types(block.dtype, np.float32)))
-
-
-def _lost(block: Any, target: np.dtype[Any]) -> Any:
-    """Return a mask of the values that `target` cannot hold."""
-    if target.kind == "f":
-        xp = array_module(block)
-        with np.errstate(over="ignore"):
-            return xp.isfinite(block) & xp.isinf(block.astype(target))
-    low, high = _limits(target)
-    if block.dtype.kind == "f":
-        whole = _wide(block)
-        return ~((whole >= float(low)) & (whole < float(high + 1)))
-    source = _limits(block.dtype)
-    return (block < max(low, source[0])) | (block > min(high, source[1]))
-
-
-def _refuse_loss(block: Any, target: np.dtype[Any]) -> None:
-    lost = _lost(block, target)
-    count = int(lost.sum())
-    if count:
-        example = block[lost][0].item()
-        low, high = _limits(target) if target.kind != "f" else (-_top(target), _top(target))
-        raise CastError(
-            f"{count} of {block.size} values cannot be {target}, {example!r} for one: it holds "
-            f"{low} to {high}; use cast='clip' for the nearest value there is, cast='wrap' to keep "
-            "the low bits, or rescale first"
-        )
-
-
-def _top(target: np.dtype[Any]) -> float:
-    return float(np.finfo(target).max)
-
-
-def _to_float(block: Any, target: np.dtype[Any], cast: Cast) -> Any:
-    with np.errstate(over="ignore"):
-        result = block.astype(target)
-    if cast != "wrap":
-        xp, top = array_module(block), target.type(_top(target))
-        over = _lost(block, target)
-        result[over] = xp.where(block[over] > 0, top, -top)
-    return result
-
-
-def _float_to_integer(block: Any, target: np.dtype[Any], cast: Cast) -> Any:
-    xp = array_module(block)
-    whole = _wide(block)
-    low, high = _limits(target)
-    if cast == "wrap":
-        return _wrapped(xp, whole, target)
-    inside = (whole >= float(low)) & (whole < float(high + 1))
-    result = xp.where(inside, whole, 0).astype(target)
-    result[whole >= float(high + 1)] = high
-    result[whole < float(low)] = low
-    return result
-
-
-def _wrapped(xp: Any, whole: Any, target: np.dtype[Any]) -> Any:
-    whole = xp.where(xp.isfinite(whole), whole, 0)
-    if target == np.bool_:
-        return whole != 0
-    # Exact: fmod is, and what is folded into the range of int64 is a multiple of 2**11.
-    whole = xp.fmod(whole.astype(np.float64), 2.0**64)
-    whole = xp.where(whole >= 2.0**63, whole - 2.0**64, whole)
-    whole = xp.where(whole < -(2.0**63), whole + 2.0**64, whole)
-    return whole.astype(np.int64).astype(target)
-
-
-def _integer_to_integer(block: Any, target: np.dtype[Any], cast: Cast) -> Any:
-    if cast == "wrap":
-        return block.astype(target)
-    limits, source = _limits(target), _limits(block.dtype)
-    low, high = max(limits[0], source[0]), min(limits[1], source[1])
-    return array_module(block).clip(block, low, high).astype(target)
-
-
 # -- clip and rescale -----------------------------------------------------------------------
 
 
@@ -286,7 +111,7 @@ def _bound(dtype: np.dtype[Any], bound: Any, ceil: bool) -> Any:
             f"a bound of clip is {bound!r}: {dtype} has no such value, so nothing could be kept "
             "between the bounds; look at what the bound was computed from"
         )
-    low, high = _limits(dtype)
+    low, high = limits(dtype)
     if not low <= bound <= high:
         return low if bound < low else high
     return int(np.ceil(bound) if ceil else np.floor(bound))
@@ -320,7 +145,7 @@ def clip(image: Any, low: Any = None, high: Any = None) -> Any:
 
 
 def _check_rescale(low: Any, high: Any, out_range: tuple[float, float], dtype: DType) -> None:
-    target = _checked_dtype(dtype)
+    target = checked_dtype(dtype)
     for name, bound in (("low", low), ("high", high)):
         if isinstance(bound, (int, float)) and not abs(bound) < float("inf"):
             raise ValueError(f"{name}={bound!r} must be finite: it is where the range ends")
@@ -332,11 +157,11 @@ def _check_rescale(low: Any, high: Any, out_range: tuple[float, float], dtype: D
     if len(out_range) != 2 or not all(abs(float(e)) < float("inf") for e in out_range):
         raise ValueError(f"out_range={out_range!r} must be two finite numbers")
     if target.kind != "f" and not all(
-        _limits(target)[0] <= e <= _limits(target)[1] for e in out_range
+        limits(target)[0] <= e <= limits(target)[1] for e in out_range
     ):
         raise ValueError(
-            f"out_range={out_range!r} does not fit {target}, which holds {_limits(target)[0]} to "
-            f"{_limits(target)[1]}; choose a wider dtype or a smaller range"
+            f"out_range={out_range!r} does not fit {target}, which holds {limits(target)[0]} to "
+            f"{limits(target)[1]}; choose a wider dtype or a smaller range"
         )
 
 
@@ -347,12 +172,11 @@ def _rescale_work(image: np.dtype[Any], dtype: DType) -> np.dtype[Any]:
 
 
 def _rescale_scratch(image: ImageType, dtype: DType) -> float:
-    return 2.0 * _rescale_work(image.dtype, _checked_dtype(dtype)).itemsize + 1.5
+    return 2.0 * _rescale_work(image.dtype, checked_dtype(dtype)).itemsize + 1.5
 
 
 @kernel(
-    dtype=_checked_dtype,
-    kind="image",
+    dtype=checked_dtype,
     scratch=_rescale_scratch,
     cost=4.0,
     check=_check_rescale,
