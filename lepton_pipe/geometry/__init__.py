@@ -8,6 +8,7 @@ from lepton_pipe.geometry.grid import (
     check_axes,
     default_axes,
 )
+from lepton_pipe.geometry.layout import Layout
 from lepton_pipe.geometry.region import Depth, Region, no_depth, symmetric_depth
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Blocks",
     "Depth",
     "Grid",
+    "Layout",
     "Region",
     "check_axes",
     "default_axes",

@@ -1,0 +1,263 @@
+"""Read the command line of ``run``, ``plan`` and ``check``: flags come from the pipeline itself."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lepton_pipe.api import Pipeline, Plan, open_image
+from lepton_pipe.errors import UsageError
+from lepton_pipe.spec import Parameter
+
+if TYPE_CHECKING:
+    from lepton_pipe.check import CheckResult
+
+COMMANDS = {
+    "run": "run a pipeline and publish its results",
+    "plan": "show what a run would do: stages, blocks, memory, time; runs nothing",
+    "check": "prove on a part of the image that blocks give the same result as the whole",
+    "list": "list the pipelines that ship with lepton_pipe",
+    "demo": "find the galaxies in a Hubble picture; needs nothing prepared",
+}
+
+_GENERAL_EPILOG = """\
+exit status: 0 complete, 1 usage, 2 failed (nothing published), 4 refused before starting,
+130/143 stopped by a signal. An output that is there is never touched without --overwrite.
+"""
+
+
+@dataclass
+class Request:
+    """What was asked for on the command line."""
+
+    pipeline: Pipeline
+    images: dict[str, str] = field(default_factory=dict)
+    out: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    opening: dict[str, dict[str, Any]] = field(default_factory=dict)
+    crop: int = 128
+    json: bool = False
+    help_text: str | None = None
+
+    def sources(self) -> dict[str, Any]:
+        """Open the images."""
+        return {n: open_image(p, **self.opening.get(n, {})) for n, p in self.images.items()}
+
+    def plan(self) -> Plan:
+        """Plan what was asked for."""
+        if self.out is None:
+            raise UsageError("out=PATH is missing: name the directory to publish the results in")
+        self.pipeline.split((), {**self.images, **self.parameters})
+        return self.pipeline.plan(out=self.out, **self.options, **self.sources(), **self.parameters)
+
+    def check(self) -> CheckResult:
+        """Check what was asked for."""
+        from lepton_pipe.check import check
+
+        self.pipeline.split((), {**self.images, **self.parameters})
+        return check(self.pipeline, crop=self.crop, **self.sources(), **self.parameters)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of leaving, and guesses what a misspelt flag was meant to be."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def flags(self) -> list[str]:
+        """Return all flags."""
+        return [s for a in self._actions for s in a.option_strings]
+
+
+def wants_help(word: str) -> bool:
+    """Tell whether a word asks for help."""
+    return word in ("-h", "--help", "help")
+
+
+def general_help() -> str:
+    """Return the help of the command as a whole."""
+    lines = ["usage: lepton-pipe COMMAND ...", ""]
+    lines += [f"  {name:7} {text}" for name, text in COMMANDS.items()]
+    lines += [
+        "",
+        "  lepton-pipe run nuclei raw=cells.ome.zarr out=cells_seg.zarr --sigma 3",
+        "  lepton-pipe run nuclei --help",
+        "",
+        _GENERAL_EPILOG,
+    ]
+    return "\n".join(lines).rstrip()
+
+
+def parse(command: str, argv: Sequence[str]) -> Request:
+    """Read the words after a command.
+
+    Raises
+    ------
+    UsageError
+        When a word is not understood; names it and what was meant, where that can be guessed.
+    """
+    from lepton_pipe.catalogue import find_pipeline, shipped_pipelines
+
+    if not argv or wants_help(argv[0]) or argv[0].startswith("-"):
+        names = ", ".join(shipped_pipelines())
+        if argv and wants_help(argv[0]):
+            return Request(_NOTHING, help_text=_command_help(command, names))
+        raise UsageError(
+            f"lepton-pipe {command} needs a pipeline first: one of {names}, or a file such as "
+            "mine.py or mine.py:name"
+        )
+    pipeline = find_pipeline(argv[0])
+    parser = _parser(command, pipeline, argv[0])
+    if any(wants_help(word) and word.startswith("-") for word in argv[1:]):
+        return Request(pipeline, help_text=parser.format_help().rstrip())
+    _refuse_unknown_flags(parser, argv[1:])
+    return _request(command, pipeline, parser.parse_intermixed_args(argv[1:]))
+
+
+def _command_help(command: str, names: str) -> str:
+    return (
+        f"usage: lepton-pipe {command} NAME_OR_FILE IMAGE=PATH ... "
+        f"{'out=PATH ' if command != 'check' else ''}[--flags]\n\n{COMMANDS[command]}\n\n"
+        f"pipelines: {names}; or a file of your own, mine.py or mine.py:name\n"
+        f"flags and images of a pipeline: lepton-pipe {command} NAME_OR_FILE --help"
+    )
+
+
+def _parser(command: str, pipeline: Pipeline, name: str) -> _Parser:
+    images = " ".join(f"{i}=PATH" for i in pipeline.images)
+    places = images if command == "check" else f"{images} out=PATH"
+    parser = _Parser(
+        prog=f"lepton-pipe {command} {name}",
+        usage=f"lepton-pipe {command} {name} {places} [--flags]",
+        description=pipeline.summary,
+        epilog=None if command == "check" else _GENERAL_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)
+    own = parser.add_argument_group(f"parameters of {pipeline.name}")
+    for parameter in pipeline.parameters.values():
+        _add_parameter(own, parameter)
+    _add_opening(parser)
+    if command == "check":
+        _add_check(parser)
+    else:
+        _add_run(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    return parser
+
+
+def _add_parameter(group: Any, parameter: Parameter) -> None:
+    default = "required" if parameter.required else f"default {parameter.default}"
+    group.add_argument(
+        f"--{parameter.name.replace('_', '-')}",
+        dest=f"parameter {parameter.name}",
+        metavar=parameter.type_name.split(" ")[0].split("[")[0].upper(),
+        type=parameter.parse,
+        default=None,
+        help=f"{parameter.help} ({default})".replace("%", "%%").strip(),
+    )
+
+
+def _add_opening(parser: _Parser) -> None:
+    group = parser.add_argument_group(
+        "what an input's file does not say (with several images, raw=VALUE)"
+    )
+    group.add_argument("--level", action="append", help="scale level of a pyramid, 0 the finest")
+    group.add_argument("--axes", action="append", help="axes as stored, such as tyx")
+    group.add_argument(
+        "--scale", action="append", help="voxel size: one number, or z,y,x separated by commas"
+    )
+    group.add_argument("--unit", action="append", help="unit of the voxel size: micrometer ...")
+
+
+def _add_run(parser: _Parser) -> None:
+    group = parser.add_argument_group("the run")
+    add = group.add_argument
+    add("--memory", help="for the whole run, all processes, such as 4GiB (default: most of what is free)")
+    add("--workers", type=int, help="worker processes")
+    add("--threads", type=int, help="blocks that each worker computes at once (default: all cores)")
+    add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where kernels run")
+    add("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, such as tcp://host:8786")
+    add("--serial", action="store_true", help="one process, one block at a time, without Dask")
+    add("--overwrite", action="store_true", help="replace an output once the new one is whole")
+
+
+def _add_check(parser: _Parser) -> None:
+    parser.add_argument_group("the check").add_argument(
+        "--crop", type=int, default=128, help="voxels per axis of the part that is checked"
+    )
+
+
+def _refuse_unknown_flags(parser: _Parser, words: Sequence[str]) -> None:
+    known = parser.flags()
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in known:
+            close = get_close_matches(flag, known, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"unknown flag {flag}{meant} (see {parser.prog} --help)")
+
+
+def _request(command: str, pipeline: Pipeline, found: argparse.Namespace) -> Request:
+    request = Request(pipeline, json=found.json)
+    for word in found.places:
+        name, equals, path = word.partition("=")
+        if not equals or not path:
+            raise UsageError(
+                f"{word!r} is not understood; images and the output are given as NAME=PATH: "
+                + " ".join(f"{i}=PATH" for i in (*pipeline.images, "out"))
+            )
+        if name == "out":
+            request.out = path
+        else:
+            request.images[name] = path
+    prefix = "parameter "
+    request.parameters = {
+        n.removeprefix(prefix): v
+        for n, v in vars(found).items()
+        if n.startswith(prefix) and v is not None
+    }
+    request.opening = _opening(pipeline, found)
+    if command == "check":
+        request.crop = found.crop
+    else:
+        names = ("memory", "workers", "threads", "device", "scheduler", "serial", "overwrite")
+        request.options = {n: getattr(found, n) for n in names}
+    return request
+
+
+def _opening(pipeline: Pipeline, found: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    opening: dict[str, dict[str, Any]] = {}
+    for option in ("level", "axes", "scale", "unit"):
+        for word in getattr(found, option) or []:
+            name, equals, text = word.rpartition("=")
+            names = [name] if equals else pipeline.images
+            for image in names:
+                if image not in pipeline.images:
+                    raise UsageError(
+                        f"--{option} {word}: there is no image {image!r}; there are "
+                        f"{', '.join(pipeline.images)}"
+                    )
+                opening.setdefault(image, {})[option] = _opening_value(option, text)
+    return opening
+
+
+def _opening_value(option: str, text: str) -> Any:
+    try:
+        if option == "level":
+            return int(text)
+        if option == "scale":
+            numbers = [float(t) for t in text.split(",")]
+            return numbers[0] if len(numbers) == 1 else numbers
+    except ValueError as error:
+        raise UsageError(f"--{option} {text!r} is not a number") from error
+    return text
+
+
+_NOTHING: Any = None

@@ -1,0 +1,107 @@
+"""How results are stored: chunk and shard shapes, scale levels. A function of the image alone.
+
+Nothing here looks at memory or workers, so the stored bytes do not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from math import prod
+
+from lepton_pipe.geometry import Grid, Layout
+
+CHUNK_VOXELS = 2**20
+_HINT_VOXELS = (2**15, 2**23)
+_SHARD_BELOW = 2**19
+_DEFAULT_CHUNKS = {1: (2**20,), 2: (1024, 1024), 3: (64, 128, 128)}
+_COARSEST = 256
+
+
+def choose_layout(
+    grid: Grid, hint: Sequence[int] | None = None, tiling: Mapping[str, int] | None = None
+) -> Layout:
+    """Choose chunk and shard shapes for an image.
+
+    Parameters
+    ----------
+    grid
+        What is stored.
+    hint
+        Chunk shape of the input on the same grid; kept when it has a sensible size, so that
+        blocks read whole chunks.
+    tiling
+        Chunk length by axis name, instead of choosing one; never sharded.
+
+    Returns
+    -------
+    Layout
+        Sharded when chunks are so small that their number would burden a file system.
+    """
+    if tiling is not None:
+        return Layout(grid, _cut([tiling.get(a, n) for a, n in zip(grid.axes, grid.shape, strict=True)], grid))
+    chunks = _from_hint(grid, hint) or _default_chunks(grid)
+    voxels = prod(chunks)
+    shards = _grow(chunks, grid) if voxels < _SHARD_BELOW and voxels < grid.size else None
+    return Layout(grid, chunks, None if shards == chunks else shards)
+
+
+def _default_chunks(grid: Grid) -> tuple[int, ...]:
+    spatial = grid.spatial
+    wanted = [1] * grid.ndim
+    for axis, size in zip(spatial, _DEFAULT_CHUNKS.get(len(spatial), ()), strict=True):
+        wanted[axis] = size
+    return _cut(wanted, grid)
+
+
+def _from_hint(grid: Grid, hint: Sequence[int] | None) -> tuple[int, ...] | None:
+    if hint is None:
+        return None
+    chunks = _cut(hint, grid)
+    low, high = _HINT_VOXELS
+    return chunks if min(low, grid.size) <= prod(chunks) <= high else None
+
+
+def _cut(chunks: Sequence[int], grid: Grid) -> tuple[int, ...]:
+    return tuple(max(1, min(c, n)) for c, n in zip(chunks, grid.shape, strict=True))
+
+
+def _grow(chunks: tuple[int, ...], grid: Grid) -> tuple[int, ...]:
+    """Double spatial axes, the shortest first, until a shard holds `CHUNK_VOXELS`."""
+    shards = list(chunks)
+    while prod(shards) < CHUNK_VOXELS:
+        open_axes = [i for i in grid.spatial if shards[i] < grid.shape[i]]
+        if not open_axes:
+            break
+        axis = min(open_axes, key=lambda i: shards[i])
+        shards[axis] *= 2
+    return tuple(shards)
+
+
+def scale_factors(grid: Grid) -> tuple[tuple[int, ...], ...]:
+    """Return, for each scale level above the first, its factors relative to the one before.
+
+    Each level halves the spatial axes whose voxels are smaller than twice the smallest, so that
+    voxels become cubes before they become coarse. Levels end when the image fits one screen.
+    """
+    return tuple(_factors(grid))
+
+
+def _factors(grid: Grid) -> Iterator[tuple[int, ...]]:
+    while max((grid.shape[i] for i in grid.spatial), default=0) > _COARSEST:
+        long = [i for i in grid.spatial if grid.shape[i] > 1]
+        finest = min(grid.scale[i] for i in long)
+        factors = tuple(
+            2 if i in long and grid.scale[i] < 2 * finest else 1 for i in range(grid.ndim)
+        )
+        yield factors
+        grid = grid.coarsen(factors)
+
+
+def pyramid(
+    grid: Grid, hint: Sequence[int] | None = None, tiling: Mapping[str, int] | None = None
+) -> tuple[Layout, ...]:
+    """Return the layouts of all scale levels of an output image, the finest first."""
+    first = choose_layout(grid, hint, tiling)
+    grids = accumulate(scale_factors(grid), Grid.coarsen, initial=grid)
+    return (first, *(choose_layout(g, first.chunks, tiling) for g in list(grids)[1:]))

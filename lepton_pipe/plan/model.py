@@ -1,0 +1,273 @@
+"""The plan as frozen data: stages, blocks, arrays to write, and what they will cost.
+
+A plan is built from types alone and opens nothing. Executors read it; nothing is decided later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from lepton_pipe.geometry import Blocks, Grid, Layout
+from lepton_pipe.spec import ImageType, Spec
+
+
+SCRATCH = "scratch/"
+"""Prefix of stored arrays that are removed when the run is over."""
+
+
+def level_step(step: str, level: int) -> str:
+    """Return the id of the step that makes a scale level of an output."""
+    return step if level == 0 else f"{step}@{level}"
+
+
+@dataclass(frozen=True, slots=True)
+class InputInfo:
+    """What planning needs to know of an input: its type, storage chunk and where it is."""
+
+    type: ImageType
+    chunks: tuple[int, ...]
+    uri: str
+
+
+def chunk_hint(inputs: Mapping[str, InputInfo], grid: Grid) -> tuple[int, ...] | None:
+    """Return the chunk shape of an input on the same grid, if there is one."""
+    for info in inputs.values():
+        if (info.type.grid.shape, info.type.grid.axes) == (grid.shape, grid.axes):
+            return info.chunks
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a run may use, over all its processes.
+
+    Attributes
+    ----------
+    memory
+        Host memory in bytes for the whole run: driver, scheduler and workers.
+    workers, threads
+        Worker processes, and blocks that each may compute at once.
+    device
+        Where kernels run.
+    serial
+        One process, one block at a time, no Dask.
+    """
+
+    memory: int
+    workers: int = 1
+    threads: int = 1
+    device: Literal["cpu", "gpu"] = "cpu"
+    serial: bool = False
+
+    @property
+    def slots(self) -> int:
+        """Blocks that may be computed at once."""
+        return 1 if self.serial else self.workers * self.threads
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """An image that is written: an output with its scale levels, or scratch between stages."""
+
+    name: str
+    step: str
+    type: ImageType
+    levels: tuple[Layout, ...]
+    output: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all levels before compression."""
+        return sum(level.grid.size for level in self.levels) * self.type.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A step's result that a task writes to one scale level of a stored array.
+
+    ``factors`` is how much coarser the level is than the blocks of the stage, per axis.
+    """
+
+    step: str
+    array: str
+    level: int
+    factors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A step's result that a task reads: from an input, or from a level of a stored array."""
+
+    step: str
+    array: str | None = None
+    level: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A stage that folds slabs of `thickness` voxels along `axis` of its source."""
+
+    step: str
+    axis: int
+    thickness: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a stage will take: bytes before compression, and core seconds."""
+
+    task_bytes: int
+    bytes_read: int
+    bytes_written: int
+    core_seconds: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks of one grid, each computed by one task: read, run all steps, reduce, write.
+
+    Attributes
+    ----------
+    name
+        Words of the pipeline, for the dashboard: the kernels of the stage.
+    grid
+        What the blocks tile.
+    reads
+        Images that a task reads.
+    steps
+        Ids of all steps that a task computes, in order; reductions among them.
+    reduces
+        Those of the steps whose partial is returned.
+    writes
+        Results that a task writes.
+    values
+        Values that must be known before the stage starts.
+    slots
+        Blocks computed at once over all workers.
+    """
+
+    index: int
+    name: str
+    grid: Grid
+    block: tuple[int, ...]
+    reads: tuple[Read, ...]
+    steps: tuple[str, ...]
+    reduces: tuple[str, ...]
+    writes: tuple[Write, ...]
+    values: tuple[str, ...]
+    sweep: Sweep | None = None
+    slots: int = 1
+    estimate: Estimate = field(default=Estimate(0, 0, 0, 0.0))
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks, in the order of their numbers."""
+        return Blocks(self.grid.shape, self.block)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Why a result that a later stage needs again is stored or computed again."""
+
+    step: str
+    choice: Literal["store", "recompute"]
+    reason: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the decision as plain data."""
+        return {"step": self.step, "choice": self.choice, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do, decided before it starts.
+
+    ``pipeline`` is what the user bound; ``spec`` has the steps that make scale levels as well.
+    """
+
+    pipeline: Spec
+    spec: Spec
+    inputs: Mapping[str, InputInfo]
+    arrays: Mapping[str, StoredArray]
+    stages: tuple[Stage, ...]
+    decisions: tuple[Decision, ...]
+    resources: Resources
+    peak_bytes: int
+
+    @property
+    def tasks(self) -> int:
+        """Number of block tasks over all stages."""
+        return sum(len(stage.blocks) for stage in self.stages)
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of all that will be written, before compression."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    @property
+    def seconds(self) -> float:
+        """Rough time of the run, start-up apart."""
+        return sum(s.estimate.core_seconds / max(1, s.slots) for s in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain data, the canonical pipeline included."""
+        return {
+            "pipeline": self.pipeline.to_json(),
+            "inputs": {
+                n: {"uri": i.uri, "chunks": list(i.chunks), **i.type.to_json()}
+                for n, i in self.inputs.items()
+            },
+            "arrays": {n: _array_json(a) for n, a in self.arrays.items()},
+            "stages": [stage_json(s) for s in self.stages],
+            "decisions": [d.to_json() for d in self.decisions],
+            "resources": {
+                "memory": self.resources.memory,
+                "workers": self.resources.workers,
+                "threads": self.resources.threads,
+                "device": self.resources.device,
+                "serial": self.resources.serial,
+            },
+            "peak_bytes": self.peak_bytes,
+            "tasks": self.tasks,
+            "bytes_stored": self.bytes_stored,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def _array_json(array: StoredArray) -> dict[str, Any]:
+    return {
+        "output": array.output,
+        "dtype": np.dtype(array.type.dtype).name,
+        "levels": [
+            {
+                "shape": list(level.grid.shape),
+                "chunks": list(level.chunks),
+                "shards": list(level.shards) if level.shards else None,
+            }
+            for level in array.levels
+        ],
+    }
+
+
+def stage_json(stage: Stage) -> dict[str, Any]:
+    """Return a stage as plain data."""
+    return {
+        "name": stage.name,
+        "shape": list(stage.grid.shape),
+        "block": list(stage.block),
+        "tasks": len(stage.blocks),
+        "at_once": stage.slots,
+        "reads": [r.step for r in stage.reads],
+        "steps": list(stage.steps),
+        "reduces": list(stage.reduces),
+        "writes": [{"step": w.step, "array": w.array, "level": w.level} for w in stage.writes],
+        "sweep_axis": None if stage.sweep is None else stage.sweep.axis,
+        "task_bytes": stage.estimate.task_bytes,
+        "bytes_read": stage.estimate.bytes_read,
+        "bytes_written": stage.estimate.bytes_written,
+        "core_seconds": round(stage.estimate.core_seconds, 2),
+    }

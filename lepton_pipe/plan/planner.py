@@ -1,0 +1,194 @@
+"""Build a plan from a bound pipeline: levels, stages, layouts, block shapes, estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lepton_pipe.errors import MemoryRefusedError, RefusedError
+from lepton_pipe.kernels.resample import downsample
+from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, scale_stages
+from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
+from lepton_pipe.plan.levels import Levels, assign_levels
+from lepton_pipe.plan.model import (
+    SCRATCH,
+    InputInfo,
+    Layout,
+    Plan,
+    Read,
+    Resources,
+    Stage,
+    StoredArray,
+    Sweep,
+    Write,
+    chunk_hint,
+    level_step,
+)
+from lepton_pipe.plan.stages import Draft, choose_kept, closure, draft_stages, stage_name
+from lepton_pipe.spec import ImageType, Ref, Spec, Step
+
+# Resident bytes of a process with everything imported, before it holds a single block.
+DRIVER_BYTES = 220 * 2**20
+WORKER_BYTES = 230 * 2**20
+
+
+def baseline(resources: Resources) -> int:
+    """Return the bytes that the processes of a run hold before any block."""
+    return DRIVER_BYTES + (0 if resources.serial else resources.workers * WORKER_BYTES)
+
+
+def make_plan(
+    spec: Spec,
+    inputs: Mapping[str, InputInfo],
+    resources: Resources,
+    tiling: Mapping[str, int] | None = None,
+) -> Plan:
+    """Plan a run.
+
+    Parameters
+    ----------
+    spec
+        The pipeline, bound to the types of its images.
+    inputs
+        Storage chunk and place of each input image.
+    resources
+        Memory, workers and threads that may be used.
+    tiling
+        Length of chunks and blocks by axis name, for checking that results do not depend on it.
+
+    Raises
+    ------
+    MemoryRefusedError
+        When no block shape fits the memory.
+    RefusedError
+        When an output has a dtype that cannot be stored.
+    """
+    _refuse_dtypes(spec)
+    _refuse_tiny_memory(resources)
+    levels = assign_levels(spec)
+    stored, decisions = choose_kept(spec, levels)
+    arrays = _stored_arrays(spec, stored, inputs, tiling)
+    skeletons = [
+        _skeleton(spec, levels, stored, draft) for draft in draft_stages(spec, levels, stored)
+    ]
+    full = with_scale_levels(spec)
+    budget = int((resources.memory - baseline(resources)) / ALLOCATOR_SLACK)
+    fitter = Fitter(full, arrays, inputs, budget, resources.slots, tiling)
+    stages = fitter.fit(skeletons, levels)
+    stages += scale_stages(fitter, stages)
+    stages = [replace(s, index=i) for i, s in enumerate(stages)]
+    worst = max((s.slots * s.estimate.task_bytes for s in stages), default=0)
+    return Plan(
+        pipeline=spec,
+        spec=full,
+        inputs=dict(inputs),
+        arrays=arrays,
+        stages=tuple(stages),
+        decisions=tuple(decisions),
+        resources=resources,
+        peak_bytes=baseline(resources) + int(worst * ALLOCATOR_SLACK),
+    )
+
+
+def _refuse_dtypes(spec: Spec) -> None:
+    for name, step in spec.outputs.items():
+        type_ = spec[step].type
+        if isinstance(type_, ImageType) and type_.dtype.str[1:] not in _STORABLE:
+            raise RefusedError(
+                f"output {name!r} has dtype {type_.dtype}, which OME-Zarr cannot hold: its values "
+                "would be lost; use astype, abs or another result that is real-valued"
+            )
+
+
+_STORABLE = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
+
+
+def _refuse_tiny_memory(resources: Resources) -> None:
+    if resources.memory <= baseline(resources):
+        raise MemoryRefusedError(
+            f"memory {resources.memory // 2**20} MiB is less than the processes of a run hold "
+            f"before any block ({baseline(resources) // 2**20} MiB with {resources.workers} "
+            "worker(s)); give more memory, fewer workers, or run in one process (serial)"
+        )
+
+
+def with_scale_levels(spec: Spec) -> Spec:
+    """Add the steps that make the scale levels of every output image: ``labels@1`` and so on."""
+    extra: list[Step] = []
+    for source in dict.fromkeys(spec.outputs.values()):
+        type_ = spec[source].type
+        if not isinstance(type_, ImageType):
+            continue
+        method = "mean" if type_.kind == "image" else "nearest"
+        for level, factors in enumerate(scale_factors(type_.grid), start=1):
+            type_ = replace(type_, grid=type_.grid.coarsen(factors))
+            before = Ref(level_step(source, level - 1))
+            args = {"image": before, "factor": factors, "method": method}
+            flat = ((0, 0),) * type_.grid.ndim
+            extra.append(Step(level_step(source, level), downsample, args, type_, flat, cost=2.0))
+    return replace(spec, steps=spec.steps + tuple(extra))
+
+
+def _stored_arrays(
+    spec: Spec,
+    stored: set[str],
+    inputs: Mapping[str, InputInfo],
+    tiling: Mapping[str, int] | None,
+) -> dict[str, StoredArray]:
+    """Decide where each stored step goes: outputs under their own name, the rest in scratch."""
+    arrays: dict[str, StoredArray] = {}
+    for name, step in spec.outputs.items():
+        type_ = spec[step].type
+        if isinstance(type_, ImageType):
+            levels = pyramid(type_.grid, chunk_hint(inputs, type_.grid), tiling)
+            arrays[name] = StoredArray(name, step, type_, levels, output=True)
+    for step in sorted(stored - set(spec.outputs.values())):
+        type_ = spec.image_type(step)
+        # Scratch is read by blocks alone: one chunk for each unit of writing is enough.
+        unit = choose_layout(type_.grid, chunk_hint(inputs, type_.grid), tiling).unit
+        levels = (Layout(type_.grid, unit),)
+        arrays[SCRATCH + step] = StoredArray(SCRATCH + step, step, type_, levels, output=False)
+    return arrays
+
+
+def _skeleton(spec: Spec, levels: Levels, stored: set[str], draft: Draft) -> Stage:
+    """Return a stage as one block; its shape is chosen later."""
+    reads, steps = closure(spec, levels, draft, stored)
+    values = [v for s in steps for v in spec.value_inputs(spec[s])]
+    unit_factors = (1,) * draft.grid.ndim
+    return Stage(
+        index=0,
+        name=stage_name(spec, steps, reads),
+        grid=draft.grid,
+        block=draft.grid.shape,
+        reads=tuple(Read(s, _array_name(spec, s)) for s in reads),
+        steps=tuple(steps),
+        reduces=tuple(draft.reduces),
+        writes=tuple(
+            Write(s, name, 0, unit_factors) for s in draft.writes for name in _names(spec, s)
+        ),
+        values=tuple(dict.fromkeys(values)),
+        sweep=_sweep(spec, draft),
+    )
+
+
+def _names(spec: Spec, step: str) -> list[str]:
+    names = [n for n, s in spec.outputs.items() if s == step]
+    return names or [SCRATCH + step]
+
+
+def _array_name(spec: Spec, step: str) -> str | None:
+    """Return the stored array that holds a step's result; None for an input image."""
+    if spec[step].kernel is None:
+        return None
+    return _names(spec, step)[0]
+
+
+def _sweep(spec: Spec, draft: Draft) -> Sweep | None:
+    if draft.sweep is None:
+        return None
+    step = spec[draft.sweep]
+    (source,) = spec.image_inputs(step)
+    assert step.kernel is not None and step.kernel.sweep is not None
+    axis = spec.image_type(source).grid.axis(step.args[step.kernel.sweep])
+    return Sweep(draft.sweep, axis, 1)

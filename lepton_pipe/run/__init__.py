@@ -1,0 +1,1 @@
+"""Run a plan: cluster, driver, staging and publishing."""

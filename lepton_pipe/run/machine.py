@@ -1,0 +1,50 @@
+"""What this machine offers: cores and memory, as limits set on the process tell it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+# Share of the free memory that a run takes when it is not told.
+MEMORY_SHARE = 0.6
+# Threads of one process share its memory; beyond this many they wait for each other.
+THREADS_PER_WORKER = 8
+
+
+def cores() -> int:
+    """Return the cores this process may use: its affinity and its cgroup's quota count."""
+    try:
+        available = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this operating system
+        available = os.cpu_count() or 1
+    quota = _read(_CGROUP / "cpu.max").split()
+    if len(quota) == 2 and quota[0] != "max":
+        available = min(available, max(1, int(quota[0]) // int(quota[1])))
+    return available
+
+
+def default_memory() -> int:
+    """Return the bytes a run takes when it is not told: a share of what is free."""
+    free = psutil.virtual_memory().available
+    limit = _read(_CGROUP / "memory.max").strip()
+    if limit.isdigit():
+        used = _read(_CGROUP / "memory.current").strip()
+        free = min(free, int(limit) - (int(used) if used.isdigit() else 0))
+    return int(MEMORY_SHARE * free)
+
+
+def default_workers(threads: int | None) -> tuple[int, int]:
+    """Return how many workers, and threads in each, use all cores."""
+    n = cores()
+    per_worker = threads or min(n, THREADS_PER_WORKER)
+    return max(1, n // per_worker), per_worker
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # not in a cgroup of this kind
+        return ""

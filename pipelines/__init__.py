@@ -1,0 +1,1 @@
+"""Finished pipelines, run by name: ``lepton-pipe run nuclei raw=... out=...``."""
