@@ -50,7 +50,7 @@ def read_image(attributes: Mapping[str, Any], where: str) -> OmeImage | None:
     try:
         first = multiscales[0]
         levels = tuple(_level(dataset, first) for dataset in first["datasets"])
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise InputError(
             f"{where}: the OME-Zarr metadata cannot be understood ({error!r} in multiscales); "
             "repair it, or name an array inside, such as .../0"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.abc.store import ByteRequest, Store
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.api import asynchronous as zarr_async
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
@@ -81,11 +81,32 @@ class WriteOnceStore(WrapperStore[LocalStore]):
         return await self._store.get(key, prototype, byte_range)
 
 
+class RangeStore(WrapperStore[FsspecStore]):
+    """A remote store that notices servers which send the whole file when asked for a part.
+
+    Plain web servers do, and fsspec hands their answer on as if it were the part.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return the bytes that were asked for."""
+        value = await self._store.get(key, prototype, byte_range)
+        if value is None:
+            return None
+        if isinstance(byte_range, RangeByteRequest):
+            whole = len(value) > byte_range.end - byte_range.start
+            return value[byte_range.start : byte_range.end] if whole else value
+        if isinstance(byte_range, SuffixByteRequest) and len(value) > byte_range.suffix:
+            return value[-byte_range.suffix :]
+        return value
+
+
 def store_at(uri: str) -> Store:
     """Return a read-only zarr store rooted at a path or URL."""
     if is_url(uri):
         check_url(uri)
-        return FsspecStore.from_url(uri, read_only=True)
+        return RangeStore(FsspecStore.from_url(uri, read_only=True))
     return LocalStore(Path(uri), read_only=True)
 
 

@@ -109,7 +109,7 @@ def sync_tree(path: Path) -> None:
     finally:
         os.close(folder)
     for inner in (path, path.parent):
-        _sync_one(inner)
+        sync_path(inner)
 
 
 def _sync_filesystem(folder: int) -> bool:
@@ -126,11 +126,12 @@ def _sync_filesystem(folder: int) -> bool:
 def _sync_files(path: Path) -> None:
     for folder, _, names in os.walk(path):
         for name in names:
-            _sync_one(Path(folder) / name)
-        _sync_one(Path(folder))
+            sync_path(Path(folder) / name)
+        sync_path(Path(folder))
 
 
-def _sync_one(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Return when one file, or the entries of one folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

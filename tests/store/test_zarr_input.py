@@ -14,25 +14,18 @@ from lepton_pipe.geometry import Region
 from lepton_pipe.store import open_source
 from tests.store.conftest import pixels
 
-AXES = [
-    {"name": "c", "type": "channel"},
-    {"name": "z", "type": "space", "unit": "micrometer"},
-    {"name": "y", "type": "space", "unit": "micrometer"},
-    {"name": "x", "type": "space", "unit": "micrometer"},
-]
-
 
 @pytest.mark.parametrize("version", [FormatV04(), FormatV05()], ids=["0.4", "0.5"])
 def test_images_written_by_ome_zarr(tmp_path, version):
     whole = pixels((2, 4, 40, 36))
     path = tmp_path / "a.ome.zarr"
-    zarr_format = 2 if isinstance(version, FormatV04) else 3
-    group = zarr.create_group(path, zarr_format=zarr_format)
+    group = zarr.create_group(path, zarr_format=version.zarr_format)
     write_image(
         da.from_array(whole),
         group,
         fmt=version,
-        axes=AXES,
+        axes="czyx",
+        axes_units=dict.fromkeys("zyx", "micrometer"),
         scale={"c": 1, "z": 2.0, "y": 0.5, "x": 0.5},
         scale_factors=(2,),
     )
@@ -45,7 +38,9 @@ def test_images_written_by_ome_zarr(tmp_path, version):
     assert level.type.grid.shape[-2:] == (20, 18)
     assert level.type.grid.scale[-1] == 1.0
     assert level.identity()["level"] == 1
-    names = [d["path"] for d in (group.attrs.get("ome") or group.attrs)["multiscales"][0]["datasets"]]
+    names = [
+        d["path"] for d in (group.attrs.get("ome") or group.attrs)["multiscales"][0]["datasets"]
+    ]
     assert open_source(path / names[1]).type == level.type
     assert open_source(path / names[1]).identity() == level.identity()
 
