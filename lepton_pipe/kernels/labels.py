@@ -12,7 +12,7 @@ import numpy as np
 from lepton_pipe.device import array_module, ndimage, to_host
 from lepton_pipe.geometry import Grid
 from lepton_pipe.merge.labels import Fragments, describe, gather, join
-from lepton_pipe.merge.slabs import SLAB, slabs
+from lepton_pipe.merge.slabs import slabs
 from lepton_pipe.spec import Place, ValueType, kernel
 
 _CC3D = {(1, 1): 4, (2, 1): 4, (2, 2): 8, (3, 1): 6, (3, 2): 18, (3, 3): 26}
@@ -93,7 +93,7 @@ def _label_one(mask: Any, connectivity: int) -> tuple[Any, int]:
 
 @kernel(
     depth=_shell,
-    scratch=7.0,
+    scratch=9.0,
     cost=9.0,
     check=_check_label,
     combine=gather,
@@ -120,7 +120,7 @@ def label_join(
     return describe(to_host(labels), count, place)
 
 
-@kernel(depth=_shell, dtype="int64", kind="labels", scratch=7.0, cost=6.0)
+@kernel(depth=_shell, dtype="int64", kind="labels", scratch=9.0, cost=9.0)
 def label_apply(mask: Any, connectivity: int = 1, *, table: Any, place: Place) -> Any:
     """Label every block again, and put the final labels in place of its own. Part of `label`.
 
@@ -145,10 +145,12 @@ def label_apply(mask: Any, connectivity: int = 1, *, table: Any, place: Place) -
 
 
 def _look_up(labels: Any, table: Any) -> Any:
-    xp = array_module(labels)
-    result = xp.empty(labels.shape, np.int64)
-    for part in slabs(labels.shape, SLAB if xp is np else labels.size):
-        result[part] = xp.asarray(table)[labels[part]]
+    if array_module(labels) is not np:
+        return array_module(labels).take(array_module(labels).asarray(table), labels)
+    result = np.empty(labels.shape, np.int64)
+    for part in slabs(labels.shape):
+        # Every label is in the table: mode="clip" only spares a check and a buffer.
+        np.take(table, labels[part], out=result[part], mode="clip")
     return result
 
 

@@ -1,0 +1,299 @@
+"""Measurements of labelled objects, merged across blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gamma, pi, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_pipe.device import to_host
+from lepton_pipe.geometry import Grid
+from lepton_pipe.merge import exact
+from lepton_pipe.merge.slabs import runs, slabs
+from lepton_pipe.merge.tables import Columns, Pile, fold, group, pile_up, push
+from lepton_pipe.spec import ImageType, Place, kernel
+
+SHAPE_PROPERTIES = (
+    "area",
+    "area_world",
+    "centroid",
+    "centroid_world",
+    "bbox",
+    "equivalent_diameter",
+    "equivalent_diameter_world",
+)
+INTENSITY_PROPERTIES = (
+    "intensity_mean",
+    "intensity_min",
+    "intensity_max",
+    "intensity_std",
+    "intensity_sum",
+)
+_SLAB = 1 << 15
+PROPERTIES = ("label", *SHAPE_PROPERTIES, *INTENSITY_PROPERTIES)
+
+
+def _check_regions(
+    labels: ImageType, intensity: ImageType | None, properties: Sequence[str] | None
+) -> None:
+    if labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels has dtype {labels.dtype}, but objects are told apart by integers; use "
+            "label(mask) to number the objects of a mask"
+        )
+    if intensity is not None and intensity.grid.shape != labels.grid.shape:
+        raise ValueError(
+            f"intensity has shape {intensity.grid.shape} and labels {labels.grid.shape}: every "
+            "voxel of an object needs a value; crop or downsample both alike"
+        )
+    if intensity is not None and intensity.dtype.kind not in "biuf":
+        raise ValueError(f"intensity has dtype {intensity.dtype}; use astype to make it real")
+    if isinstance(properties, str):
+        raise TypeError(f"properties={properties!r} must be a sequence: ({properties!r},)")
+    unknown = [p for p in properties or () if p not in PROPERTIES]
+    if unknown:
+        raise ValueError(f"properties {unknown} are unknown; there are {', '.join(PROPERTIES)}")
+    wanted = [p for p in properties or () if p in INTENSITY_PROPERTIES]
+    if wanted and intensity is None:
+        raise ValueError(f"{wanted[0]} needs an image to measure; give intensity=")
+
+
+def _wanted(properties: Sequence[str] | None, with_intensity: bool) -> tuple[str, ...]:
+    """Return the properties to measure: all that can be, when none are named."""
+    if properties is not None:
+        return tuple(properties)
+    return PROPERTIES if with_intensity else ("label", *SHAPE_PROPERTIES)
+
+
+def _finish(pile: Pile, properties: Sequence[str] | None, grid: Grid) -> Columns:
+    table = fold(pile)
+    columns: Columns = {"label": table["label"]}
+    for name in _wanted(properties, "min:value" in table):
+        if name in INTENSITY_PROPERTIES:
+            columns[name] = _intensity_column(name, table)
+        elif name != "label":
+            columns |= _shape_columns(name, table, grid)
+    return columns
+
+
+@kernel(
+    combine=pile_up,
+    finalize=_finish,
+    returns="table",
+    check=_check_regions,
+    scratch=4.0,
+    cost=lambda intensity: 8.0 if intensity is None else 18.0,
+)
+def regionprops(
+    labels: Any,
+    intensity: Any = None,
+    properties: Sequence[str] | None = None,
+    *,
+    place: Place,
+) -> Pile:
+    """Measure every object of a label image.
+
+    Parameters
+    ----------
+    labels
+        Integers; 0 (and what is negative) is background.
+    intensity
+        Image of the same shape to measure in each object.
+    properties
+        Some of the names below; by default all of them. ``label`` always comes first.
+
+    Returns
+    -------
+    table
+        One row for each object, in the order of labels. Per axis ``z``, ``y``, ``x`` (and ``t``,
+        ``c`` where the image has them), ``world`` in the units of the image's scale::
+
+            label                          int64
+            area, area_world               voxels; area or volume of its spatial axes
+            centroid-z, ...                mean position in voxels
+            centroid_world-z, ...          mean position in the world
+            bbox_min-z, bbox_max-z, ...    first voxel, and one past the last
+            equivalent_diameter(_world)    of the circle or ball of the same area
+            intensity_mean, _std           float64; std is that of the population
+            intensity_min, _max            dtype of the intensity
+            intensity_sum                  int64 for integers up to 32 bits, else float64
+
+        All but the standard deviation and sum of float intensities are exact sums of integers
+        rounded once, so they do not depend on how the image is cut. NaN in an object's intensity
+        makes its intensity columns NaN, as in NumPy.
+    """
+    labels = to_host(labels)
+    values = None if intensity is None else to_host(intensity)
+    needs = _needs(_wanted(properties, values is not None))
+    corner = place.write.start
+    empty = _measure(
+        np.ones((1,) * labels.ndim, labels.dtype),
+        None if values is None else np.ones((1,) * labels.ndim, values.dtype),
+        corner,
+        needs,
+    )
+    pile: Pile = [{n: c[:0] for n, c in empty.items()}]
+    for part in slabs(labels.shape, _SLAB):
+        if labels[part].any():
+            start = [a + s.start for a, s in zip(corner, part, strict=True)]
+            push(
+                pile,
+                _measure(
+                    np.ascontiguousarray(labels[part]),
+                    None if values is None else np.ascontiguousarray(values[part]),
+                    start,
+                    needs,
+                ),
+            )
+    return [fold(pile)]
+
+
+def _needs(properties: Sequence[str]) -> frozenset[str]:
+    """Return what has to be gathered voxel by voxel for these properties."""
+    gathered = {
+        "centroid": "position",
+        "centroid_world": "position",
+        "bbox": "bbox",
+        "intensity_mean": "sum",
+        "intensity_sum": "sum",
+        "intensity_min": "range",
+        "intensity_max": "range",
+        "intensity_std": "spread",
+    }
+    return frozenset(gathered[p] for p in properties if p in gathered)
+
+
+def _measure(
+    labels: NDArray[Any],
+    values: NDArray[Any] | None,
+    start: Sequence[int],
+    needs: frozenset[str],
+) -> Columns:
+    """Measure the objects of a small box in C order that starts at the voxel `start`."""
+    at, label, length = runs(labels)
+    objects = np.flatnonzero(label > 0)
+    label = label[objects]
+    if label.size and int(label.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"label {label.max()} is above 2**63 - 1; renumber the objects")
+    columns: Columns = {"label": label.astype(np.int64), "count": length[objects]}
+    if needs & {"position", "bbox"}:
+        columns |= _positions(at[objects], length[objects], labels.shape, start, needs)
+    if values is not None:
+        flat = values.reshape(-1)
+        columns |= {n: c[objects] for n, c in _intensities(flat, at, length, needs).items()}
+    return group(columns)
+
+
+def _positions(
+    at: NDArray[np.intp],
+    length: NDArray[np.intp],
+    shape: Sequence[int],
+    start: Sequence[int],
+    needs: frozenset[str],
+) -> Columns:
+    """Return sums and extents of the positions of runs along the last axis."""
+    columns: Columns = {}
+    for i, index in enumerate(np.unravel_index(at, tuple(shape))):
+        first = index + start[i]
+        more = length - 1 if i == len(shape) - 1 else 0
+        if "position" in needs:
+            columns[f"position{i}"] = (2 * first + more) * length // 2
+        if "bbox" in needs:
+            columns[f"min:{i}"], columns[f"max:{i}"] = first, first + more
+    return columns
+
+
+def _intensities(
+    values: NDArray[Any],
+    at: NDArray[np.intp],
+    length: NDArray[np.intp],
+    needs: frozenset[str],
+) -> Columns:
+    """Return sums and extremes of the values of runs."""
+    if values.dtype == np.bool_:
+        values = values.view(np.uint8)
+    columns: Columns = {"min:value": np.minimum.reduceat(values, at)}
+    if "range" in needs:
+        columns["max:value"] = np.maximum.reduceat(values, at)
+    if values.dtype.kind == "f":
+        return columns | _float_sums(values.astype(np.float64), at, length, needs)
+    count = exact.limb_count(values.dtype)
+    for name, limbs, wanted in (
+        ("value", exact.value_limbs, needs & {"sum", "spread"}),
+        ("square", exact.square_limbs, needs & {"spread"}),
+    ):
+        if wanted:
+            sums = [np.add.reduceat(limb, at) for limb in limbs(values)]
+            for i, limb in enumerate(exact.carry(sums, count)):
+                columns[f"{name}.{i}"] = limb
+    return columns
+
+
+def _float_sums(
+    values: NDArray[np.float64],
+    at: NDArray[np.intp],
+    length: NDArray[np.intp],
+    needs: frozenset[str],
+) -> Columns:
+    if not needs & {"sum", "spread"}:
+        return {}
+    with np.errstate(invalid="ignore"):
+        total = np.add.reduceat(values, at)
+        if "spread" not in needs:
+            return {"sum:value": total}
+        away = values - np.repeat(total / length, length)
+        return {"sum:value": total, "spread:value": np.add.reduceat(away * away, at)}
+
+
+def _limbs(table: Columns, name: str) -> list[NDArray[np.int64]]:
+    return [table[n] for n in table if n.startswith(f"{name}.")]
+
+
+def _intensity_column(name: str, table: Columns) -> NDArray[Any]:
+    if name in ("intensity_min", "intensity_max"):
+        return table[f"{name[-3:]}:value"]
+    count, limbs = table["count"], _limbs(table, "value")
+    if name == "intensity_sum" and limbs:
+        # As many limbs as 64-bit integers take: their sums may fit nothing but a float.
+        return exact.to_int64(limbs) if len(limbs) < 5 else exact.to_float(limbs)
+    if name == "intensity_sum":
+        return table["sum:value"]
+    if name == "intensity_mean":
+        return (exact.to_float(limbs) if limbs else table["sum:value"]) / count
+    if limbs:
+        return np.sqrt(exact.variance(count, limbs, _limbs(table, "square")))
+    return np.sqrt(table["spread:value"] / count)
+
+
+def _shape_columns(name: str, table: Columns, grid: Grid) -> Columns:
+    count = table["count"]
+    size = prod(grid.scale[i] for i in grid.spatial)
+    if name == "area":
+        return {name: count}
+    if name == "area_world":
+        return {name: count * size}
+    if name == "equivalent_diameter":
+        return {name: _diameter(count, len(grid.spatial))}
+    if name == "equivalent_diameter_world":
+        return {name: _diameter(count * size, len(grid.spatial))}
+    columns: Columns = {}
+    for i, axis in enumerate(grid.axes):
+        if name == "bbox":
+            columns[f"bbox_min-{axis}"] = table[f"min:{i}"]
+            columns[f"bbox_max-{axis}"] = table[f"max:{i}"] + 1
+            continue
+        mean = table[f"position{i}"] / count
+        if name == "centroid_world":
+            mean = mean * grid.scale[i] + grid.translation[i]
+        columns[f"{name}-{axis}"] = mean
+    return columns
+
+
+def _diameter(area: NDArray[Any], ndim: int) -> NDArray[np.float64]:
+    """Return the diameter of the ball of this area (length, area or volume) in `ndim` axes."""
+    ball = pi ** (ndim / 2) / gamma(ndim / 2 + 1)
+    result: NDArray[np.float64] = 2 * (area / ball) ** (1 / max(1, ndim))
+    return result
