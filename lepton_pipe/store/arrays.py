@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ class ArraySource(Source):
         """Return the bytes of the array."""
         return self.array.nbytes
 
+    def saved(self, path: Path) -> Source:
+        """Save the array as a .npy file and return that as a source, for other processes to map."""
+        np.save(path, self.array)
+        mapped = open_npy(path, Wanted(axes="".join(self.type.grid.axes)))
+        return replace(mapped, type=self.type)
+
 
 def open_array(array: NDArray[Any], wanted: Wanted) -> Source:
     """Return a source for an array in memory; raise `InputError` when it cannot be an image."""
@@ -49,7 +55,7 @@ def open_array(array: NDArray[Any], wanted: Wanted) -> Source:
     found = Found("array", array.shape, array.dtype)
     image_type, axis_map = resolve(found, wanted)
     canonical = axis_map.canonical(array)
-    return ArraySource("array", image_type, image_type.grid.shape, canonical)
+    return ArraySource("array", image_type, (1,) * canonical.ndim, canonical)
 
 
 @dataclass(frozen=True)

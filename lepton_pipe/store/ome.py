@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +12,13 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from lepton_pipe.geometry import SPATIAL_AXES, Grid
+from lepton_pipe.geometry.layout import Layout
 from lepton_pipe.spec import ImageType
 from lepton_pipe.store.zarr_input import OWN_KEY
 
 OME_VERSION = "0.5"
 BLOSC_BLOCK = 1 << 20
 """Bytes that Blosc compresses at a time: 1 MiB encodes half as fast again as its own choice."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one scale level is stored.
-
-    Attributes
-    ----------
-    grid
-        Shape, axes and voxel size of the level.
-    chunks
-        Unit of reading.
-    shards
-        Unit of writing, whole multiples of `chunks`; None where each chunk is a file.
-    """
-
-    grid: Grid
-    chunks: tuple[int, ...]
-    shards: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        unit = self.shards or self.chunks
-        fits = len(unit) == len(self.chunks) == self.grid.ndim and min(self.chunks) > 0
-        if not fits or any(s % c or s < c for s, c in zip(unit, self.chunks, strict=True)):
-            raise ValueError(
-                f"chunks {self.chunks} and shards {self.shards} do not tile an array of "
-                f"{self.grid.shape}: shards must be whole multiples of chunks along each axis"
-            )
-
-    @property
-    def unit(self) -> tuple[int, ...]:
-        """Shape of the unit of writing."""
-        return self.shards or self.chunks
 
 
 def create_image(path: Path, name: str, type: ImageType, levels: Sequence[Layout]) -> None:  # noqa: A002
@@ -72,10 +39,14 @@ def create_image(path: Path, name: str, type: ImageType, levels: Sequence[Layout
     ------
     OSError
         When the place cannot be written.
+    ValueError
+        When shards are not whole multiples of chunks, or levels differ in their axes.
     """
     axes = levels[0].grid.axes
     if any(level.grid.axes != axes for level in levels):
         raise ValueError(f"levels of one image must have the same axes, {''.join(axes)}")
+    for level in levels:
+        _check_tiles(level)
     group = zarr.create_group(
         LocalStore(path), zarr_format=3, attributes={"ome": image_metadata(name, type, levels)}
     )
@@ -89,6 +60,16 @@ def create_image(path: Path, name: str, type: ImageType, levels: Sequence[Layout
             fill_value=0,
             compressors=result_codecs(type.dtype),
             dimension_names=level.grid.axes,
+        )
+
+
+def _check_tiles(level: Layout) -> None:
+    unit, chunks = level.unit, level.chunks
+    fits = len(unit) == len(chunks) == level.grid.ndim and min(chunks) > 0
+    if not fits or any(s % c or s < c for s, c in zip(unit, chunks, strict=True)):
+        raise ValueError(
+            f"chunks {chunks} and shards {level.shards} do not tile an array of "
+            f"{level.grid.shape}: shards must be whole multiples of chunks along each axis"
         )
 
 

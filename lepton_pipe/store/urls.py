@@ -23,11 +23,14 @@ _DRIVERS = {
 SCHEMES = ("file", *_DRIVERS)
 """The schemes that may be opened."""
 
-_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)(://|::)")
+_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)(:/{1,2}|::)")
 
 
 def is_url(what: str) -> bool:
-    """Tell whether `what` is written as a URL (``scheme://`` or chained ``scheme::``)."""
+    """Tell whether `what` is written as a URL (``scheme://`` or chained ``scheme::``).
+
+    ``scheme:/`` counts too: it is what is left of a URL that was made a `pathlib.Path`.
+    """
     return _URL.match(what) is not None
 
 
@@ -53,7 +56,9 @@ def check_url(url: str) -> str:
     """
     match = _URL.match(url)
     scheme = match.group(1).lower() if match else ""
-    if match is None or match.group(2) == "::" or "::" in url or scheme not in SCHEMES:
+    slashes = match.group(2) if match else ""
+    known = scheme == "file" or (scheme in SCHEMES and slashes == "://")
+    if not known or slashes == "::" or "::" in url:
         raise UsageError(
             f"{url}: addresses of this kind are not opened; allowed are "
             f"{', '.join(s + '://' for s in SCHEMES)} and paths"

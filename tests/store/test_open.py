@@ -79,6 +79,7 @@ def test_file_urls_and_user_folders(tmp_path, monkeypatch):
     url = (tmp_path / "my image.zarr").as_uri()
     assert url.startswith("file://")
     assert open_source(url).type == kind
+    assert open_source(url.replace("file://", "file:")).type == kind
     monkeypatch.setenv("HOME", str(tmp_path))
     assert open_source("~/my image.zarr").type == kind
     monkeypatch.chdir(tmp_path)
@@ -132,6 +133,7 @@ def test_tiff_by_url(tmp_path):
         "file::memory://a",
         "s3://bucket/a.zip::zip://b",
         "github://org/repo/a.zarr",
+        "s3:/bucket/a.zarr",
     ],
 )
 def test_other_schemes_are_refused(url):

@@ -302,11 +302,12 @@ def test_sync_tree(tmp_path, monkeypatch):
     assert tmp_path in synced
 
 
-def test_layouts_that_do_not_tile_are_refused():
+@pytest.mark.parametrize(("chunks", "shards"), [((4, 4), (6, 8)), ((4,), None), ((0, 4), None)])
+def test_layouts_that_do_not_tile_are_refused(tmp_path, chunks, shards):
+    kind = ImageType(Grid.of((10, 10)), np.dtype("uint8"))
     with pytest.raises(ValueError, match="multiples"):
-        Layout(Grid.of((10, 10)), (4, 4), (6, 8))
-    with pytest.raises(ValueError, match="tile"):
-        Layout(Grid.of((10, 10)), (4,))
+        create_image(tmp_path / "o", "o", kind, [Layout(kind.grid, chunks, shards)])
+    assert not (tmp_path / "o").exists()
 
 
 @settings(max_examples=15, deadline=None)
