@@ -235,7 +235,9 @@ class Plan:
     @cached_property
     def tables(self) -> tuple[str, ...]:
         """Names of the outputs that are tables."""
-        return tuple(n for n, s in self.spec.outputs.items() if isinstance(self.spec[s].type, TableType))
+        return tuple(
+            n for n, s in self.spec.outputs.items() if isinstance(self.spec[s].type, TableType)
+        )
 
     def run(self, *, progress: bool | None = None) -> Report:
         """Run the plan and publish its results at `out`.

@@ -179,7 +179,10 @@ def _add_opening(parser: _Parser) -> None:
 def _add_run(parser: _Parser) -> None:
     group = parser.add_argument_group("the run")
     add = group.add_argument
-    add("--memory", help="for the whole run, all processes, such as 4GiB (default: most of what is free)")
+    add(
+        "--memory",
+        help="for the whole run, all processes, such as 4GiB (default: most of what is free)",
+    )
     add("--workers", type=int, help="worker processes")
     add("--threads", type=int, help="blocks that each worker computes at once (default: all cores)")
     add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where kernels run")

@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
-from lepton_pipe import pipelines as shipped
 from lepton_pipe.api import Pipeline
 from lepton_pipe.errors import UsageError
 from lepton_pipe.spec import mark_by_value
@@ -20,6 +19,7 @@ from lepton_pipe.spec import mark_by_value
 def shipped_pipelines() -> dict[str, Pipeline]:
     """Return the pipelines that ship with lepton_pipe, by name."""
     found: dict[str, Pipeline] = {}
+    shipped = importlib.import_module("lepton_pipe.pipelines")
     for info in pkgutil.iter_modules(shipped.__path__):
         found.update(_pipelines_of(importlib.import_module(f"{shipped.__name__}.{info.name}")))
     return dict(sorted(found.items()))
@@ -61,7 +61,11 @@ def _from_file(path: Path, wanted: str) -> Pipeline:
     if len(found) != 1:
         raise UsageError(
             f"{path} has {len(found)} pipelines ({names}); "
-            + (f"name one: {path}:{next(iter(found))}" if found else "decorate one with @lp.pipeline")
+            + (
+                f"name one: {path}:{next(iter(found))}"
+                if found
+                else "decorate one with @lp.pipeline"
+            )
         )
     return next(iter(found.values()))
 

@@ -80,7 +80,13 @@ class CheckResult:
 
 
 def check(
-    pipeline: Pipeline, *, crop: int = 128, runs: int = RUNS, seed: int = 0, dask: bool = True, **arguments: Any
+    pipeline: Pipeline,
+    *,
+    crop: int = 128,
+    runs: int = RUNS,
+    seed: int = 0,
+    dask: bool = True,
+    **arguments: Any,
 ) -> CheckResult:
     """Compare a pipeline's result in blocks with its result on the whole.
 
@@ -120,11 +126,17 @@ def check(
 def _crop(source: Any, size: int) -> Any:
     grid = source.type.grid
     start = [max(0, (n - size) // 2) if i in grid.spatial else 0 for i, n in enumerate(grid.shape)]
-    stop = [min(n, a + size) if i in grid.spatial else min(n, 4) for i, (a, n) in enumerate(zip(start, grid.shape, strict=True))]
+    stop = [
+        min(n, a + size) if i in grid.spatial else min(n, 4)
+        for i, (a, n) in enumerate(zip(start, grid.shape, strict=True))
+    ]
     region = type(grid.region)(tuple(start), tuple(stop))
     cut = grid.crop(region)
     return open_source(
-        source.read(region), axes="".join(grid.axes), scale=cut.scale, unit=dict(zip(grid.axes, grid.unit, strict=True))
+        source.read(region),
+        axes="".join(grid.axes),
+        scale=cut.scale,
+        unit=dict(zip(grid.axes, grid.unit, strict=True)),
     )
 
 

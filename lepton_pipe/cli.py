@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitStatus.COMPLETE)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 

@@ -86,7 +86,13 @@ class Fitter:
 
         name = " and ".join(s.name for s in stages)
         return choose_block(
-            stages[0].grid, unit, need, self.budget, self.slots, name, single=self.tiling is not None
+            stages[0].grid,
+            unit,
+            need,
+            self.budget,
+            self.slots,
+            name,
+            single=self.tiling is not None,
         )
 
     def _unit(self, stages: Sequence[Stage]) -> tuple[int, ...]:

@@ -9,11 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from math import prod
 
-from lepton_pipe.geometry import Grid, Layout
+from lepton_pipe.geometry import Blocks, Grid, Layout
 
 CHUNK_VOXELS = 2**20
+# Small images have smaller chunks, so that there are enough of them for every core.
+_CHUNKS_AT_LEAST = 32
+_SMALLEST_CHUNK = 2**16
 _HINT_VOXELS = (2**15, 2**23)
 _SHARD_BELOW = 2**19
+_SHARD_FROM_CHUNKS = 1000
 _DEFAULT_CHUNKS = {1: (2**20,), 2: (1024, 1024), 3: (64, 128, 128)}
 _COARSEST = 256
 
@@ -39,11 +43,12 @@ def choose_layout(
         Sharded when chunks are so small that their number would burden a file system.
     """
     if tiling is not None:
-        return Layout(grid, _cut([tiling.get(a, n) for a, n in zip(grid.axes, grid.shape, strict=True)], grid))
+        return Layout(
+            grid, _cut([tiling.get(a, n) for a, n in zip(grid.axes, grid.shape, strict=True)], grid)
+        )
     chunks = _from_hint(grid, hint) or _default_chunks(grid)
-    voxels = prod(chunks)
-    shards = _grow(chunks, grid) if voxels < _SHARD_BELOW and voxels < grid.size else None
-    return Layout(grid, chunks, None if shards == chunks else shards)
+    small = prod(chunks) < _SHARD_BELOW and len(Blocks(grid.shape, chunks)) > _SHARD_FROM_CHUNKS
+    return Layout(grid, chunks, _grow(chunks, grid) if small else None)
 
 
 def _default_chunks(grid: Grid) -> tuple[int, ...]:
@@ -51,6 +56,10 @@ def _default_chunks(grid: Grid) -> tuple[int, ...]:
     wanted = [1] * grid.ndim
     for axis, size in zip(spatial, _DEFAULT_CHUNKS.get(len(spatial), ()), strict=True):
         wanted[axis] = size
+    target = max(_SMALLEST_CHUNK, grid.size // _CHUNKS_AT_LEAST)
+    while prod(_cut(wanted, grid)) > target:
+        longest = max(range(grid.ndim), key=lambda i: min(wanted[i], grid.shape[i]))
+        wanted[longest] = -(-min(wanted[longest], grid.shape[longest]) // 2)
     return _cut(wanted, grid)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from lepton_pipe.geometry import Blocks, Grid, Region
-from lepton_pipe.plan.model import InputInfo, Layout, Read, Stage, StoredArray
+from lepton_pipe.plan.model import InputInfo, Read, Stage, StoredArray
 from lepton_pipe.plan.regions import (
     block_regions,
     input_regions,
@@ -17,8 +17,8 @@ from lepton_pipe.plan.regions import (
 )
 from lepton_pipe.spec import ImageType, Spec, Step
 
-# Chunks that are decoded or encoded at the same time within one task.
-CODEC_CHUNKS = 4
+# A task decodes and encodes one chunk (or shard) at a time; it then exists in both forms.
+CODEC_COPIES = 2
 
 
 def last_use(spec: Spec, stage: Stage) -> dict[str, int]:
@@ -123,9 +123,8 @@ def _codec_bytes(
 ) -> int:
     sizes = [_chunk_bytes(read, arrays, inputs, spec) for read in stage.reads]
     for write in stage.writes:
-        layout = arrays[write.array].levels[write.level]
-        whole = prod(layout.unit) if layout.shards else CODEC_CHUNKS * prod(layout.chunks)
-        sizes.append(2 * whole * spec.image_type(write.step).dtype.itemsize)
+        unit = arrays[write.array].levels[write.level].unit
+        sizes.append(CODEC_COPIES * prod(unit) * spec.image_type(write.step).dtype.itemsize)
     return max(sizes, default=0)
 
 
@@ -135,9 +134,8 @@ def _chunk_bytes(
     if read.array is None:
         chunks = inputs[read.step].chunks
     else:
-        layout: Layout = arrays[read.array].levels[read.level]
-        chunks = layout.chunks
-    return 2 * CODEC_CHUNKS * prod(chunks) * spec.image_type(read.step).dtype.itemsize
+        chunks = arrays[read.array].levels[read.level].chunks
+    return CODEC_COPIES * prod(chunks) * spec.image_type(read.step).dtype.itemsize
 
 
 def traffic(spec: Spec, stage: Stage) -> tuple[int, int]:

@@ -14,7 +14,6 @@ import numpy as np
 from lepton_pipe.geometry import Blocks, Grid, Layout
 from lepton_pipe.spec import ImageType, Spec
 
-
 SCRATCH = "scratch/"
 """Prefix of stored arrays that are removed when the run is over."""
 

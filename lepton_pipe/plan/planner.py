@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lepton_pipe.errors import MemoryRefusedError, RefusedError
+from lepton_pipe.geometry import Layout
 from lepton_pipe.kernels.resample import downsample
 from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, scale_stages
 from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
@@ -13,7 +14,6 @@ from lepton_pipe.plan.levels import Levels, assign_levels
 from lepton_pipe.plan.model import (
     SCRATCH,
     InputInfo,
-    Layout,
     Plan,
     Read,
     Resources,

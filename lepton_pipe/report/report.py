@@ -68,8 +68,10 @@ class Report:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.out}  ({self.seconds:.1f} s, peak memory {_mib(self.peak_bytes)} of "
-                 f"{_mib(self.planned_bytes)} planned)"]
+        lines = [
+            f"{self.out}  ({self.seconds:.1f} s, peak memory {_mib(self.peak_bytes)} of "
+            f"{_mib(self.planned_bytes)} planned)"
+        ]
         for name, output in self.outputs.items():
             lines.append(f"  {name}: {_describe(name, output, self.values)}")
         return "\n".join(lines)

@@ -26,10 +26,16 @@ from lepton_pipe.run.results import (
 )
 from lepton_pipe.spec import ImageType, PerBlock, Spec, TableType, ValueType, compute_step
 from lepton_pipe.spec.evaluate import as_value
+from lepton_pipe.store.arrays import ArraySource
 from lepton_pipe.store.ome import create_image, create_scratch
 from lepton_pipe.store.source import Source
 from lepton_pipe.store.target import ArrayTarget
 from lepton_pipe.worker import BlockResult, Program
+
+_INPUTS = "inputs"
+_WORKERS = "workers"
+# Folders of the staging place that are gone before it is published.
+_PASSING = (SCRATCH.rstrip("/"), _INPUTS, _WORKERS)
 
 
 def run_plan(
@@ -59,19 +65,33 @@ def run_plan(
         When a block failed. Nothing was published and `out` is what it was before.
     """
     started = time.perf_counter()
+    # Before anything is read: what is recorded is the input as it was at the start.
+    identities = {n: s.identity() for n, s in sources.items()}
     staging = Staging(out, overwrite=overwrite)
     try:
         with PeakMemory() as memory, _executor(plan, staging, scheduler, watcher) as executor:
-            run = _Run(plan, sources, staging, executor, watcher)
+            run = _Run(plan, _shared(plan, sources, staging), staging, executor, watcher)
             run.all_stages()
         run.report.seconds = time.perf_counter() - started
         run.report.peak_bytes = memory.peak_bytes
-        run.finish()
+        run.finish(identities)
         staging.publish()
     except BaseException:
         staging.discard()
         raise
     return run.report
+
+
+def _shared(plan: Plan, sources: Mapping[str, Source], staging: Staging) -> Mapping[str, Source]:
+    """Put arrays in memory where worker processes can map them, instead of sending them along."""
+    if plan.resources.serial:
+        return sources
+    folder = staging.path / _INPUTS
+    folder.mkdir(mode=0o700)
+    return {
+        n: s.saved(folder / f"{n}.npy") if isinstance(s, ArraySource) else s
+        for n, s in sources.items()
+    }
 
 
 @contextmanager
@@ -90,7 +110,7 @@ def _executor(
 def _client(plan: Plan, staging: Staging, scheduler: str | None) -> AbstractContextManager[Client]:
     if scheduler is not None:
         return remote_client(scheduler)
-    scratch = staging.path / "workers"
+    scratch = staging.path / _WORKERS
     scratch.mkdir(mode=0o700)
     return local_client(plan.resources, plan.resources.memory, scratch)
 
@@ -180,16 +200,16 @@ class _Run:
         is_value = isinstance(step.type, ValueType) and not self.spec.image_inputs(step)
         return is_value and all(i in self.values for i in step.inputs)
 
-    def finish(self) -> None:
+    def finish(self, identities: Mapping[str, Any]) -> None:
         """Write tables, values and the record; remove what was only needed on the way."""
-        for folder in (SCRATCH.rstrip("/"), "workers"):
+        for folder in _PASSING:
             shutil.rmtree(self.staging.path / folder, ignore_errors=True)
         for name, step_id in self.spec.outputs.items():
             self._write_output(name, step_id)
         if self.report.values:
             values = {n: value_json(v) for n, v in self.report.values.items()}
             write_json(self.staging.path / "values.json", values)
-        write_json(self.staging.path / MARKER, self._marker())
+        write_json(self.staging.path / MARKER, self._marker(identities))
 
     def _write_output(self, name: str, step_id: str) -> None:
         type_ = self.spec[step_id].type
@@ -204,14 +224,14 @@ class _Run:
             self.report.values[name] = self.values[step_id]
             self.report.outputs[name] = {"kind": "value", "path": "values.json"}
 
-    def _marker(self) -> dict[str, Any]:
+    def _marker(self, identities: Mapping[str, Any]) -> dict[str, Any]:
         measured = self.report.to_json()
         del measured["out"]
         return {
             "format": RECORD_FORMAT,
             "pipeline": self.plan.pipeline.to_json(),
             "digest": self.plan.pipeline.digest,
-            "inputs": {n: s.identity() for n, s in self.sources.items()},
+            "inputs": dict(identities),
             "versions": library_versions(),
             "measured": measured,
         }

@@ -87,13 +87,13 @@ class DaskExecutor:
 
 
 class _Flight:
-    """The blocks that are with the scheduler: a plan of ten million never stands there as a whole."""
+    """The blocks that are with the scheduler; ten million never stand there at once."""
 
     def __init__(self, client: Client, graph: StageGraph, limit: int, tick: Tick) -> None:
         self._client, self._graph, self._tick, self._limit = client, graph, tick, limit
         self._next = 0
         self._running = 0
-        self._futures: dict[Any, Future] = {}  # held until the fold that needs them has ended
+        self._futures: dict[Any, Future[Any]] = {}  # held until the fold that needs them has ended
         self._folds: dict[Any, int] = {}
         self._done = as_completed([])
 
@@ -122,14 +122,14 @@ class _Flight:
         self._futures.update(zip(keys, futures, strict=True))
         self._done.update(futures)
 
-    def _end_group(self, future: Future) -> tuple[int, BlockResult]:
+    def _end_group(self, future: Future[Any]) -> tuple[int, BlockResult]:
         group = self._folds.pop(future.key)
         result: BlockResult = future.result()
         for key in [*map(self._graph.block_key, self._graph.members(group)), future.key]:
             del self._futures[key]
         return group, result
 
-    def _raise_if_failed(self, future: Future) -> None:
+    def _raise_if_failed(self, future: Future[Any]) -> None:
         if future.status == "error":
             error = future.exception()
             raise error if isinstance(error, LeptonError) else RunError(_explain(error)) from error

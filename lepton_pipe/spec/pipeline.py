@@ -13,6 +13,8 @@ from lepton_pipe.spec.node import Image, Node
 from lepton_pipe.spec.parameters import Parameter, read_signature
 from lepton_pipe.spec.types import ImageType
 
+_RESERVED = ("scratch", "workers", "inputs", "values", "lepton")
+
 
 class Definition:
     """A pipeline function with its images and parameters, ready to be bound."""
@@ -102,6 +104,11 @@ class Definition:
             if not isinstance(node, Node):
                 raise UsageError(
                     f"output {name!r} is {type(node).__name__}, not an image, value or table"
+                )
+            if name in _RESERVED:
+                raise UsageError(
+                    f"output name {name!r} is taken: a run uses it in its own directory; choose "
+                    "another"
                 )
             if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
                 raise UsageError(
