@@ -41,6 +41,22 @@ class _Driver:
         self.pid = os.getpid()
         self.loop = _InlineLoop()
 
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return the result; after an error nothing of it is left to run later."""
+        try:
+            return self.loop.run_until_complete(coroutine)
+        except BaseException:
+            self._drop_tasks()
+            raise
+
+    def _drop_tasks(self) -> None:
+        """Cancel what ran beside the task that failed: other chunks of the same request."""
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks))
+
     def __del__(self) -> None:
         if not self.loop.is_running():
             self.loop.close()
@@ -58,7 +74,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _driver().loop.run_until_complete(coroutine)
+        return _driver().run(coroutine)
     with ThreadPoolExecutor(1) as helper:
         return helper.submit(lambda: run(coroutine)).result()
 

@@ -28,17 +28,25 @@ def _is_chunk(key: str) -> bool:
 
 
 class CheckedStore(WrapperStore[LocalStore]):
-    """A store in which an empty chunk file is damage: a power cut leaves such files behind.
+    """A store that tells "never written" from "lost", as far as that can be told.
 
-    zarr-python reads an empty shard as one of fill values.
+    zarr-python reads an empty shard, which a power cut leaves behind, and every chunk of a folder
+    that was deleted or unmounted, as fill values. Here both are damage.
     """
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Return the bytes under `key`; raise `DamagedError` when a chunk has none."""
+        """Return the bytes under `key`, or None; raise `DamagedError` when they were lost."""
         value = await self._store.get(key, prototype, byte_range)
-        if value is not None and len(value) == 0 and _is_chunk(key):
+        if not _is_chunk(key):
+            return value
+        if value is None and not any((self._store.root / m).exists() for m in METADATA_KEYS):
+            raise DamagedError(
+                f"{self._store.root}: the array is gone (deleted, moved or unmounted) while it is "
+                "read; bring it back and run again"
+            )
+        if value is not None and len(value) == 0:
             raise DamagedError(
                 f"{self._store.root}: chunk {key} is an empty file, as after a power cut; restore "
                 "it, or make the array again"

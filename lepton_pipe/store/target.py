@@ -1,10 +1,7 @@
-"""Write blocks into arrays that were laid out before, and make them durable."""
+"""Write blocks into arrays that were laid out before."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,13 @@ from numpy.typing import NDArray
 from lepton_pipe.errors import InputError, RunError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import Wanted
+from lepton_pipe.store.durable import remove_partials, sync_path, sync_tree
 from lepton_pipe.store.source import HandleCache, Source
 from lepton_pipe.store.stores import WriteHandle
 from lepton_pipe.store.zarr_input import open_zarr
 from lepton_pipe.store.zarr_source import file_stamp
+
+__all__ = ["ArrayTarget", "remove_partials", "sync_path", "sync_tree"]
 
 _writers = HandleCache()
 
@@ -92,48 +92,3 @@ def _check_aligned(
                 f"{path}: region {region} is not made of whole write units {unit} of an array of "
                 f"{shape}; nothing was written"
             )
-
-
-def sync_tree(path: Path) -> None:
-    """Return when everything under `path`, and its place in its folder, survives a power cut.
-
-    Raises
-    ------
-    OSError
-        When the system reports that something could not be stored.
-    """
-    folder = os.open(path if path.is_dir() else path.parent, os.O_RDONLY)
-    try:
-        if not _sync_filesystem(folder):
-            _sync_files(path)
-    finally:
-        os.close(folder)
-    for inner in (path, path.parent):
-        sync_path(inner)
-
-
-def _sync_filesystem(folder: int) -> bool:
-    """Flush the file system that holds an open folder; False where the system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(folder) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"syncfs: {os.strerror(code)}")
-    return True
-
-
-def _sync_files(path: Path) -> None:
-    for folder, _, names in os.walk(path):
-        for name in names:
-            sync_path(Path(folder) / name)
-        sync_path(Path(folder))
-
-
-def sync_path(path: Path) -> None:
-    """Return when one file, or the entries of one folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

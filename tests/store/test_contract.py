@@ -111,7 +111,9 @@ def _tiff_strips(tmp_path):
 def _tiff_tiles(tmp_path):
     whole = pixels((3, 70, 90), "float32")
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, whole, tile=(16, 32), compression="zstd", predictor=True)
+    tifffile.imwrite(
+        path, whole, tile=(16, 32), compression="zstd", predictor=True, photometric="minisblack"
+    )
     return open_source(path), whole
 
 

@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from lepton_pipe.store import (
     create_image,
     create_scratch,
     open_source,
+    remove_partials,
     sync_tree,
 )
 from lepton_pipe.store.source import handles
@@ -295,11 +297,40 @@ def test_sync_tree(tmp_path, monkeypatch):
     _image(tmp_path / "made", KINDS["mask"])
     sync_tree(tmp_path / "made")
     synced = []
-    monkeypatch.setattr("lepton_pipe.store.target._sync_filesystem", lambda folder: False)
-    monkeypatch.setattr("lepton_pipe.store.target.sync_path", synced.append)
+    monkeypatch.setattr("lepton_pipe.store.durable._sync_filesystem", lambda folder: False)
+    monkeypatch.setattr("lepton_pipe.store.durable.sync_path", synced.append)
     sync_tree(tmp_path / "made")
     assert set(tmp_path.rglob("*")) <= set(synced)
     assert tmp_path in synced
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path, monkeypatch):
+    def killed(self, target):
+        raise KeyboardInterrupt
+
+    kind = ImageType(Grid.of((4, 4)), np.dtype("uint8"))
+    create_scratch(tmp_path / "s", kind, (4, 4))
+    target = ArrayTarget(tmp_path / "s", None)
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            target.write(kind.grid.region, np.ones((4, 4), "uint8"))
+    assert remove_partials(tmp_path) == 1
+    with pytest.raises(DamagedError, match="missing"):
+        target.source().read(kind.grid.region)
+    target.write(kind.grid.region, np.ones((4, 4), "uint8"))
+    assert target.source().read(kind.grid.region).all()
+    assert remove_partials(tmp_path) == 0
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_array_that_goes_away_never_reads_as_zeros(tmp_path, strict):
+    _image(tmp_path / "made", KINDS["image"], shards=SHARDS[1])
+    source = ArrayTarget(tmp_path / "made").source(strict=strict)
+    assert source.read(GRID.region).any()
+    (tmp_path / "made").rename(tmp_path / "elsewhere")
+    with pytest.raises(DamagedError, match="made/0: the array is gone"):
+        source.read(GRID.region)
 
 
 @pytest.mark.parametrize(("chunks", "shards"), [((4, 4), (6, 8)), ((4,), None), ((0, 4), None)])
@@ -308,6 +339,29 @@ def test_layouts_that_do_not_tile_are_refused(tmp_path, chunks, shards):
     with pytest.raises(ValueError, match="multiples"):
         create_image(tmp_path / "o", "o", kind, [Layout(kind.grid, chunks, shards)])
     assert not (tmp_path / "o").exists()
+
+
+def test_nothing_runs_on_after_an_error(tmp_path, monkeypatch):
+    """Chunks beside the one that failed must not be written by a later, unrelated request."""
+    kind = ImageType(Grid.of((8, 8)), np.dtype("uint8"))
+    for name in "ab":
+        create_scratch(tmp_path / name, kind, (1, 1))
+    one, other = (ArrayTarget(tmp_path / name, None) for name in "ab")
+    calls, replace = [], Path.replace
+
+    def full(self, target):
+        calls.append(target)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", full)
+        with pytest.raises(RunError, match="No space left"):
+            one.write(kind.grid.region, np.ones((8, 8), "uint8"))
+    written = set((tmp_path / "a").rglob("*"))
+    other.write(kind.grid.region, np.ones((8, 8), "uint8"))
+    assert set((tmp_path / "a").rglob("*")) == written
 
 
 @settings(max_examples=15, deadline=None)
