@@ -233,9 +233,9 @@ def gradient_magnitude(
 def sobel(image: Any, *, place: Place) -> Any:
     """Find edges: the magnitude of Sobel's gradient over the spatial axes.
 
-    Along each axis the difference of the two neighbours is halved and averaged across the other
-    spatial axes with weights 1/4, 1/2, 1/4. The result is the root of the mean square over the
-    axes, in the image's own units: a ramp that rises by 1 per voxel along every axis gives 1.
+    Along each axis the difference of the two neighbours is averaged across the other spatial axes
+    with weights 1/4, 1/2, 1/4. The result is the root of the mean square over the axes, in the
+    image's own units: a ramp that rises by 1 per voxel along every axis gives 2.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def sobel(image: Any, *, place: Place) -> Any:
     for edge in axes:
         slope: Any = None
         for axis in axes:
-            weights = [-0.5, 0.0, 0.5] if axis == edge else [0.25, 0.5, 0.25]
+            weights = [-1.0, 0.0, 1.0] if axis == edge else [0.25, 0.5, 0.25]
             source = image if slope is None else slope
             slope = _correlate(source, weights, axis, out)
         slope *= slope

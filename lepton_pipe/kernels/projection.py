@@ -100,8 +100,8 @@ def project(
     axis: str = "z",
     how: How = "max",
     *,
-    keepdims: bool = False,
-    place: Place,  # noqa: ARG001  finalize reads keepdims
+    keepdims: bool = False,  # noqa: ARG001  the rules and finalize read it
+    place: Place,
 ) -> Any:
     """Project along an axis.
 

@@ -140,6 +140,7 @@ class Kernel:
         }
         if not images:
             return self._value_node(bound, context, where)
+        self._refuse_arrays(bound)
         first = _leading({n: a.type for n, a in images.items()})
         self._validate(first.grid, context)
         call = Call(
@@ -155,6 +156,15 @@ class Kernel:
                 return Table(TableType(), call)
             return Value(self._value_type(context), call)
         return Image(self._image_type(first, context), call)
+
+    def _refuse_arrays(self, bound: Mapping[str, Any]) -> None:
+        # An array would be stored inside the pipeline, and not be cut into blocks with the images.
+        for name, array in bound.items():
+            if isinstance(array, np.ndarray) and array.ndim > 0 and not self._is_literal(name):
+                raise TypeError(
+                    f"{name} is an array of shape {array.shape}; a pipeline gets its images when "
+                    "it is run: make it a parameter of the pipeline, annotated with lp.Image"
+                )
 
     def _value_node(self, bound: dict[str, Any], context: dict[str, Any], where: str) -> Node:
         if self.check is not None:
