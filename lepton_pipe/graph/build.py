@@ -77,14 +77,18 @@ class StageGraph:
         """Return the key of the task that folds a group."""
         return (f"fold:{self.name}-{self.token}", group)
 
-    def graph(self, indices: Sequence[int]) -> Graph:
-        """Return the tasks of some blocks, and the fold of each group whose last block is there."""
+    def graph(self, indices: Sequence[int], earlier: Mapping[Key, Any]) -> Graph:
+        """Return the tasks of some blocks, and the fold of each group whose last block is there.
+
+        Blocks of such a group that were sent before are in `earlier`, as futures.
+        """
         tasks: Graph = {self.program_key: (load_program, self.program)}
         for index in indices:
             parts = dict(self.parts(index))
             tasks[self.block_key(index)] = (run_block, self.program_key, index, parts)
         for group in self.folds(indices):
-            members = [self.block_key(index) for index in self.members(group)]
+            keys = [self.block_key(index) for index in self.members(group)]
+            members = [key if key in tasks else earlier[key] for key in keys]
             tasks[self.fold_key(group)] = (fold_group, self.program_key, members)
         return tasks
 

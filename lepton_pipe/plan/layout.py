@@ -6,7 +6,6 @@ Nothing here looks at memory or workers, so the stored bytes do not depend on th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
 from math import prod
 
 from lepton_pipe.geometry import Blocks, Grid, Layout
@@ -15,6 +14,7 @@ CHUNK_VOXELS = 2**20
 # Small images have smaller chunks, so that there are enough of them for every core.
 _CHUNKS_AT_LEAST = 32
 _SMALLEST_CHUNK = 2**16
+_SMALLEST_LEVEL_CHUNK = 2**17
 _HINT_VOXELS = (2**15, 2**23)
 _SHARD_BELOW = 2**19
 _SHARD_FROM_CHUNKS = 1000
@@ -111,6 +111,19 @@ def pyramid(
     grid: Grid, hint: Sequence[int] | None = None, tiling: Mapping[str, int] | None = None
 ) -> tuple[Layout, ...]:
     """Return the layouts of all scale levels of an output image, the finest first."""
-    first = choose_layout(grid, hint, tiling)
-    grids = accumulate(scale_factors(grid), Grid.coarsen, initial=grid)
-    return (first, *(choose_layout(g, first.chunks, tiling) for g in list(grids)[1:]))
+    layouts = [choose_layout(grid, hint, tiling)]
+    for factors in scale_factors(grid):
+        finer = layouts[-1]
+        chunks = _shrink(finer.chunks, factors)
+        layouts.append(choose_layout(finer.grid.coarsen(factors), chunks, tiling))
+    return tuple(layouts)
+
+
+def _shrink(chunks: tuple[int, ...], factors: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the chunks of a coarser level: those of one finer chunk, unless too small.
+
+    A block of one chunk thus makes whole chunks of the next level, in passing.
+    """
+    smaller = tuple(-(-c // f) for c, f in zip(chunks, factors, strict=True))
+    exact = all(c % f == 0 or c == 1 for c, f in zip(chunks, factors, strict=True))
+    return smaller if exact and prod(smaller) >= _SMALLEST_LEVEL_CHUNK else chunks

@@ -14,6 +14,7 @@ from lepton_pipe.plan.regions import (
     region_bytes,
     slab_regions,
     sweep_source,
+    written_region,
 )
 from lepton_pipe.spec import ImageType, Spec, Step
 
@@ -70,9 +71,23 @@ def _walk(spec: Spec, stage: Stage, regions: Mapping[str, Region], steps: Sequen
         peak = max(peak, sum(held.values()) + result + moment)
         if isinstance(step.type, ImageType):
             held[step_id] = result
+        # What is written is first cut to a contiguous copy.
+        peak = max(peak, sum(held.values()) + _written_bytes(spec, stage, step_id))
         for image in [i for i in held if last.get(i, -1) <= position]:
             del held[image]
     return peak
+
+
+def _written_bytes(spec: Spec, stage: Stage, step_id: str) -> int:
+    block = typical_block(stage)
+    return max(
+        (
+            region_bytes(spec.image_type(w.step), written_region(w, block))
+            for w in stage.writes
+            if w.step == step_id
+        ),
+        default=0,
+    )
 
 
 def _region_of(stage: Stage, step: Step, regions: Mapping[str, Region]) -> Region:

@@ -117,7 +117,7 @@ class _Flight:
         self._next, self._running = self._next + free, self._running + free
         folds = {self._graph.fold_key(g): g for g in self._graph.folds(indices)}
         keys = [*map(self._graph.block_key, indices), *folds]
-        futures = self._client.get(self._graph.graph(indices), keys, sync=False)
+        futures = self._client.get(self._graph.graph(indices, self._futures), keys, sync=False)
         self._folds.update(folds)
         self._futures.update(zip(keys, futures, strict=True))
         self._done.update(futures)
