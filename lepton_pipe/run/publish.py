@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from lepton_pipe.errors import OutputExistsError, RefusedError, RunError, UsageError
-from lepton_pipe.store.target import sync_path, sync_tree
+from lepton_pipe.store.durable import remove_partials, sync_path, sync_tree
 
 MARKER = "lepton.json"
 _AT_FDCWD = -100
@@ -40,6 +40,7 @@ class Staging:
 
     def publish(self) -> None:
         """Make the staged directory the output, after everything in it is on disk."""
+        remove_partials(self.path)
         sync_tree(self.path)
         self.path.chmod(0o777 & ~_umask())
         refuse_output(self.out, overwrite=self._overwrite)
