@@ -52,10 +52,17 @@ def _astype_kind(image: ImageType, dtype: DType) -> ImageKind:
     return "labels" if image.kind == "labels" and target.kind in "iu" else "image"
 
 
-def _astype_scratch(image: ImageType, dtype: DType) -> float:
-    if np.can_cast(image.dtype, checked_dtype(dtype)):
+def _astype_scratch(image: ImageType, dtype: DType, cast: str) -> float:
+    """Return the floats on the way to an integer, and masks of what is out of range."""
+    source, target = image.dtype, checked_dtype(dtype)
+    if np.can_cast(source, target):
         return 0.5
-    return 3.0 * max(image.dtype.itemsize, 4) + 10.0
+    if target.kind == "f":
+        return source.itemsize + target.itemsize + 4.5
+    if source.kind != "f":
+        return source.itemsize + 3.5
+    work = np.promote_types(source, np.float32).itemsize
+    return work + 24.5 if cast == "wrap" else 2.0 * work + 3.5
 
 
 @kernel(

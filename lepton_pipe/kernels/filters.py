@@ -226,10 +226,11 @@ def gradient_magnitude(
         )
         slope *= slope
         total = slope if total is None else np.add(total, slope, out=total)
+        del slope  # or it lives on while the next is made
     return np.sqrt(total, out=total)
 
 
-@kernel(depth=1, dtype="float", kind="image", scratch=_result_bytes(1), cost=60.0)
+@kernel(depth=1, dtype="float", kind="image", scratch=_result_bytes(2), cost=60.0)
 def sobel(image: Any, *, place: Place) -> Any:
     """Find edges: the magnitude of Sobel's gradient over the spatial axes.
 
@@ -290,6 +291,7 @@ def laplace(image: Any, *, place: Place) -> Any:
     for axis in place.grid.spatial:
         term = _correlate(image, [1.0, -2.0, 1.0], axis, out)
         total = term if total is None else np.add(total, term, out=total)
+        del term  # or it lives on while the next is made
     return total
 
 

@@ -12,6 +12,7 @@ from lepton_pipe.merge.shading import (
     FLAT,
     cell_count,
     cell_range,
+    cell_slices,
     fit_surfaces,
     positions,
     sum_cells,
@@ -139,7 +140,7 @@ def _mean_level(partial: Sums) -> Any:
     combine=_add,
     finalize=_mean_level,
     value=_level_value,
-    scratch=26.0,
+    scratch=11.0,
     cost=4.0,
     check=_check_dark,
 )
@@ -248,11 +249,16 @@ def _fit(partial: Sums, dark: float, grid: Grid) -> Any:
     return fit_surfaces(partial.total, partial.count, dark, _extent(grid))
 
 
+def _fit_scratch(image: ImageType) -> float:
+    # Where a block lies within one cell along y, that is a mask and a copy without NaN.
+    return image.dtype.itemsize + 1.5 if image.dtype.kind == "f" else 0.5
+
+
 @kernel(
     combine=_add,
     finalize=_fit,
     value=_fit_value,
-    scratch=2.0,
+    scratch=_fit_scratch,
     cost=4.0,
     check=_check_fit,
 )
@@ -278,19 +284,19 @@ def fit_shading(
         from -1 to 1 over the image. The surface is 1 on average. It is 1 everywhere where there
         is nothing to fit: no finite voxel, or a mean that is not above `dark`.
     """
-    planes = _plane_sums(image, place)
-    cells = [cell_count(n) for n in _extent(place.grid)]
-    shape = (_channels(place.grid), *cells)
-    sums = Sums(np.zeros(shape, planes.total.dtype), np.zeros(shape, np.int64))
-    ranges = [slice(*_channel_range(place))]
-    for name in "yx":
-        at = place.grid.axis(name)
-        start, stop, length = place.read.start[at], place.read.stop[at], place.grid.shape[at]
-        axis = "cyx".index(name)
-        planes = Sums(*(sum_cells(p, axis, start, length) for p in planes))
-        ranges.append(cell_range(start, stop, length))
-    sums.total[tuple(ranges)] = planes.total
-    sums.count[tuple(ranges)] = planes.count
+    grid = place.grid
+    at_y, at_x = grid.axis("y"), grid.axis("x")
+    cells = [cell_count(n) for n in _extent(grid)]
+    shape = (_channels(grid), *cells)
+    exact = image.dtype.kind != "f" and image.dtype.itemsize < 8
+    sums = Sums(np.zeros(shape, np.int64 if exact else np.float64), np.zeros(shape, np.int64))
+    channels = slice(*_channel_range(place))
+    start, stop, width = place.read.start[at_x], place.read.stop[at_x], grid.shape[at_x]
+    row = cell_range(start, stop, width)
+    for cell, rows in cell_slices(place.read.start[at_y], image.shape[at_y], grid.shape[at_y]):
+        part = _row_sums(image[(slice(None),) * at_y + (rows,)], grid.axes, sums.total.dtype)
+        for to, of in zip(sums, part, strict=True):
+            to[channels, cell, row] = sum_cells(of, 1, start, width)
     return sums
 
 
@@ -298,22 +304,19 @@ def _extent(grid: Grid) -> tuple[int, int]:
     return grid.shape[grid.axis("y")], grid.shape[grid.axis("x")]
 
 
-def _plane_sums(image: Any, place: Place) -> Sums:
-    """Sum over all axes but c, y and x; the result has these three."""
-    xp, dtype = array_module(image), image.dtype
-    axes = tuple(i for i, a in enumerate(place.grid.axes) if a not in "cyx")
-    shape = [n for n, a in zip(image.shape, place.grid.axes, strict=True) if a in "cyx"]
-    shape = [1] * (3 - len(shape)) + shape
-    exact = dtype.kind != "f" and dtype.itemsize < 8
-    if dtype.kind == "f":
-        finite = xp.isfinite(image)
-        count = to_host(finite.sum(axis=axes, dtype=np.int64))
-        image = image if finite.all() else xp.where(finite, image, 0)
+def _row_sums(image: Any, names: tuple[str, ...], dtype: np.dtype[Any]) -> Sums:
+    """Sum over all axes but c and x; the result has these two."""
+    xp = array_module(image)
+    axes = tuple(i for i, a in enumerate(names) if a not in "cx")
+    lead = image.shape[names.index("c")] if "c" in names else 1
+    shape = (lead, image.shape[-1])
+    if image.dtype.kind != "f":
+        count = np.full(shape, image.size // (shape[0] * shape[1]), np.int64)
     else:
-        planes = image.size // max(1, int(np.prod(shape)))
-        count = np.broadcast_to(np.int64(planes), shape)
-    total = image.sum(axis=axes, dtype=np.int64 if exact else np.float64)
-    return Sums(to_host(total).reshape(shape), count.reshape(shape))
+        finite = xp.isfinite(image)
+        count = to_host(finite.sum(axis=axes, dtype=np.int64)).reshape(shape)
+        image = image if finite.all() else xp.where(finite, image, 0)
+    return Sums(to_host(image.sum(axis=axes, dtype=dtype)).reshape(shape), count)
 
 
 def _check_divide_shading(dark: Any, floor: float) -> None:
@@ -321,7 +324,9 @@ def _check_divide_shading(dark: Any, floor: float) -> None:
     _check_floor(floor)
 
 
-@kernel(dtype="float", kind="image", scratch=_work_bytes(2), cost=4.0, check=_check_divide_shading)
+@kernel(
+    dtype="float", kind="image", scratch=_work_bytes(1.05), cost=4.0, check=_check_divide_shading
+)
 def divide_shading(
     image: Any, dark: Any = 0.0, *, coefficients: Any, floor: float = 0.1, place: Place
 ) -> Any:

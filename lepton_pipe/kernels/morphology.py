@@ -18,7 +18,7 @@ import numpy as np
 
 from lepton_pipe.device import array_module
 from lepton_pipe.geometry import Depth, Grid, symmetric_depth
-from lepton_pipe.kernels.windows import PerAxis, Sizes, Window, extreme, item_bytes, window
+from lepton_pipe.kernels.windows import PerAxis, Sizes, Window, extreme, extreme_copies, window
 from lepton_pipe.spec import ImageType, Place, kernel
 
 
@@ -52,6 +52,18 @@ def _twice_cost(
     return 2 * _cost(grid, image, size, footprint, radius)
 
 
+def _scratch(
+    grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any
+) -> float:
+    return extreme_copies(window(grid, size, footprint, radius)) * image.dtype.itemsize + 0.5
+
+
+def _twice_scratch(
+    grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any
+) -> float:
+    return _scratch(grid, image, size, footprint, radius) + image.dtype.itemsize
+
+
 def _erode(image: Any, over: Window) -> Any:
     return extreme(image, over, np.minimum)
 
@@ -71,7 +83,7 @@ def _minus(larger: Any, smaller: Any) -> Any:
 @kernel(
     depth=_depth,
     kind="same",
-    scratch=item_bytes(2.5),
+    scratch=_scratch,
     cost=_cost,
     check=_check,
 )
@@ -114,7 +126,7 @@ def erosion(
 @kernel(
     depth=_mirrored_depth,
     kind="same",
-    scratch=item_bytes(2.5),
+    scratch=_scratch,
     cost=_cost,
     check=_check,
 )
@@ -157,7 +169,7 @@ def dilation(
 @kernel(
     depth=_both_depths,
     kind="same",
-    scratch=item_bytes(3.5),
+    scratch=_twice_scratch,
     cost=_twice_cost,
     check=_check,
 )
@@ -200,7 +212,7 @@ def opening(
 @kernel(
     depth=_both_depths,
     kind="same",
-    scratch=item_bytes(3.5),
+    scratch=_twice_scratch,
     cost=_twice_cost,
     check=_check,
 )
@@ -243,7 +255,7 @@ def closing(
 @kernel(
     depth=_both_depths,
     kind="same",
-    scratch=item_bytes(3.5),
+    scratch=_twice_scratch,
     cost=_twice_cost,
     check=_check,
 )
@@ -286,7 +298,7 @@ def white_tophat(
 @kernel(
     depth=_both_depths,
     kind="same",
-    scratch=item_bytes(3.5),
+    scratch=_twice_scratch,
     cost=_twice_cost,
     check=_check,
 )

@@ -172,7 +172,8 @@ def _rescale_work(image: np.dtype[Any], dtype: DType) -> np.dtype[Any]:
 
 
 def _rescale_scratch(image: ImageType, dtype: DType) -> float:
-    return 2.0 * _rescale_work(image.dtype, checked_dtype(dtype)).itemsize + 1.5
+    work = _rescale_work(image.dtype, dtype)
+    return 0.5 if work == np.dtype(dtype) else work.itemsize + 1.5
 
 
 @kernel(

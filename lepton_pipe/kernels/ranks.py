@@ -31,7 +31,7 @@ def _check_size(grid: Grid, size: Sizes) -> None:
 @kernel(
     depth=_size_depth,
     kind="same",
-    scratch=item_bytes(2.2),
+    scratch=item_bytes(2.3),
     cost=10.0,
     check=_check_size,
 )
@@ -62,7 +62,7 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
 @kernel(
     depth=_size_depth,
     kind="same",
-    scratch=item_bytes(2.2),
+    scratch=item_bytes(2.3),
     cost=10.0,
     check=_check_size,
 )

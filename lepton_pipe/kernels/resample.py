@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lepton_pipe.geometry import Grid, Region
 from lepton_pipe.kernels.windows import Sizes, per_axis_sizes
-from lepton_pipe.merge.pyramid import METHODS, Method, downsample_array
+from lepton_pipe.merge.pyramid import METHODS, Method, downsample_array, scratch_bytes
 from lepton_pipe.spec import ImageType, Place, kernel
 
 Range = int | Sequence[int | None] | None
@@ -141,13 +143,14 @@ def _downsample_needs(grid: Grid, region: Region, factor: Sizes) -> Region:
     )
 
 
-def _downsample_scratch(grid: Grid, image: ImageType, factor: Sizes, method: str | None) -> float:
-    """Return the sums along the first axis and along the second, in a dtype twice as wide."""
-    if method == "nearest" or max(_factors(grid, factor)) == 1:
-        return 0.0
-    cells = sorted(f for f in _factors(grid, factor) if f > 1)
-    wide = 1 if method in ("max", "min") else 2 if image.dtype.itemsize < 8 else 3
-    return 2.0 * wide * image.dtype.itemsize / cells[0] + 8.0 / cells[0]
+def _method(dtype: np.dtype[Any], method: Method | None) -> Method:
+    return method or ("nearest" if dtype.kind == "b" else "mean")
+
+
+def _downsample_scratch(
+    grid: Grid, image: ImageType, factor: Sizes, method: Method | None
+) -> float:
+    return scratch_bytes(image.dtype, _factors(grid, factor), _method(image.dtype, method))
 
 
 @kernel(
@@ -184,6 +187,4 @@ def downsample(image: Any, factor: Sizes = 2, method: Method | None = None, *, p
     ValueError
         When a factor is below 1, the method is unknown, or labels would be averaged.
     """
-    if method is None:
-        method = "nearest" if image.dtype.kind == "b" else "mean"
-    return downsample_array(image, _factors(place.grid, factor), method)
+    return downsample_array(image, _factors(place.grid, factor), _method(image.dtype, method))

@@ -53,6 +53,22 @@ def downsample_array(array: Any, factors: Sequence[int], method: Method = "mean"
     return _rounded(total, _counts(array, factors)).astype(array.dtype)
 
 
+def scratch_bytes(dtype: np.dtype[Any], factors: Sequence[int], method: Method) -> float:
+    """Return the bytes per voxel of the array that `downsample_array` needs besides its result."""
+    coarse = [f for f in factors if f > 1]
+    if method == "nearest" or not coarse:
+        return 0.5
+    first, cell = coarse[0], prod(factors)
+    integer = method == "mean" and dtype.kind != "f"
+    if integer and dtype.itemsize == 8:
+        return 8.5 + 24.0 / first + 48.0 / cell
+    wide = dtype.itemsize
+    if method == "mean":
+        wide = _sum_dtype(dtype, cell).itemsize if integer else 8
+    along = wide / first * (1.0 + 1.0 / coarse[1] if len(coarse) > 1 else 1.0)
+    return 0.5 + along + (5.0 * wide / cell if integer else wide / cell)
+
+
 def _folded(array: Any, factors: Sequence[int], ufunc: np.ufunc, dtype: np.dtype[Any]) -> Any:
     """Fold the voxels of each cell, axis after axis; the slow axes first, they shrink the rest."""
     for axis, factor in enumerate(factors):

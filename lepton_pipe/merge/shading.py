@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,20 @@ def cell_range(start: int, stop: int, length: int) -> slice:
     return slice(start // size, (stop - 1) // size + 1)
 
 
+def _edges(start: int, here: int, length: int) -> list[int]:
+    """Return where cells begin among `here` voxels, the first of them voxel `start`."""
+    size = _cell_size(length)
+    return [0, *range(size - start % size, here, size)]
+
+
+def cell_slices(start: int, here: int, length: int) -> Iterator[tuple[int, slice]]:
+    """Yield each cell that an array of `here` voxels touches, and which voxels are in it."""
+    edges = _edges(start, here, length)
+    first = cell_range(start, start + here, length).start
+    for i, (low, high) in enumerate(zip(edges, [*edges[1:], here], strict=True)):
+        yield first + i, slice(low, high)
+
+
 def sum_cells(planes: Any, axis: int, start: int, length: int) -> Any:
     """Sum the voxels of each cell.
 
@@ -37,9 +51,7 @@ def sum_cells(planes: Any, axis: int, start: int, length: int) -> Any:
     planes
         Array whose first voxel along `axis` is voxel `start` of an axis of `length`.
     """
-    size, here = _cell_size(length), planes.shape[axis]
-    edges = [0, *range(size - start % size, here, size)]
-    return np.add.reduceat(planes, edges, axis=axis)
+    return np.add.reduceat(planes, _edges(start, planes.shape[axis], length), axis=axis)
 
 
 def positions(start: int, stop: int, length: int) -> Any:
