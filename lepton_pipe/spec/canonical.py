@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from lepton_pipe.errors import SpecError
 from lepton_pipe.geometry import Depth
 from lepton_pipe.spec.digest import code_digest
 from lepton_pipe.spec.kernel import Kernel
@@ -51,18 +53,13 @@ class Step:
         """Ids of the steps this one needs, each once."""
         return tuple(dict.fromkeys(a.id for a in self.args.values() if isinstance(a, Ref)))
 
-    @cached_property
-    def code(self) -> str:
-        """Version of the kernel's code."""
-        return code_digest(self.kernel) if self.kernel is not None else "input"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the step as plain data."""
+    def to_json(self, code: str) -> dict[str, Any]:
+        """Return the step as plain data; `code` is the version of its kernel's code."""
         data: dict[str, Any] = {"id": self.id, "type": self.type.to_json()}
         if self.kernel is not None:
             data |= {
                 "kernel": kernel_name(self.kernel),
-                "code": self.code,
+                "code": code,
                 "args": {n: plain(a) for n, a in self.args.items()},
             }
         return data
@@ -105,20 +102,25 @@ class Spec:
         """Ids of the values that a step needs."""
         return tuple(i for i in step.inputs if not isinstance(self.by_id[i].type, ImageType))
 
+    @cached_property
+    def codes(self) -> dict[Kernel, str]:
+        """Version of each kernel's code."""
+        return {k: code_digest(k) for k in {s.kernel for s in self.steps} if k is not None}
+
     def to_json(self) -> dict[str, Any]:
         """Return the canonical form: plain data that can be printed, compared and stored."""
         return {
             "format": FORMAT,
             "pipeline": self.pipeline,
             "parameters": {n: plain(v) for n, v in self.parameters.items()},
-            "steps": [s.to_json() for s in self.steps],
+            "steps": [s.to_json(self.codes[s.kernel] if s.kernel else "") for s in self.steps],
             "outputs": dict(self.outputs),
         }
 
     @cached_property
     def digest(self) -> str:
         """Digest of the canonical form: changes with parameters, inputs' types and kernel code."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -139,10 +141,12 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Ref):
         return {"step": value.id}
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}  # JSON has no word for it
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, Mapping):
@@ -164,31 +168,36 @@ def build_spec(
     images: Mapping[str, Node],
     outputs: Mapping[str, Node],
 ) -> Spec:
-    """Freeze the nodes reachable from `outputs`; equal computations become one step."""
+    """Freeze the nodes reachable from `outputs`; equal computations become one step.
+
+    Raises
+    ------
+    SpecError
+        When a parameter is not plain data, or an image of another pipeline was used.
+    """
+    _refuse_not_plain(pipeline, parameters, "")
     names: dict[int, str] = {id(node): name for name, node in images.items()}
     steps = [Step(name, None, {}, node.type) for name, node in images.items()]
     known: dict[str, str] = {}
-    used = Counter(images.keys())
+    ids = _Ids(images)
     for node in _in_order(outputs.values()):
         if id(node) in names:
             continue
         if node.call is None:
-            raise ValueError("an image of another pipeline was used; pass it in as a parameter")
+            raise SpecError(
+                pipeline,
+                ["an image of another pipeline was used; make it a parameter, and pass it in"],
+            )
         args = {
             n: Ref(names[id(a)]) if isinstance(a, Node) else a for n, a in node.call.args.items()
         }
-        key = json.dumps(
-            [
-                kernel_name(node.call.kernel),
-                id(node.call.kernel),
-                {n: plain(a) for n, a in args.items()},
-            ]
-        )
+        call = node.call
+        _refuse_not_plain(f"{pipeline}: {call.kernel.name}", args, call.where)
+        # The type belongs to the key: NumPy promotes np.float32(1) and 1.0 differently.
+        same = [id(call.kernel), {n: plain(a) for n, a in args.items()}, node.type.to_json()]
+        key = json.dumps(same)
         if key not in known:
-            base = node.call.kernel.name
-            used[base] += 1
-            known[key] = base if used[base] == 1 else f"{base}_{used[base]}"
-            call = node.call
+            known[key] = ids.new(call.kernel.name)
             steps.append(
                 Step(
                     known[key],
@@ -205,6 +214,33 @@ def build_spec(
     return Spec(
         pipeline, dict(parameters), tuple(steps), {n: names[id(o)] for n, o in outputs.items()}
     )
+
+
+def _refuse_not_plain(what: str, parameters: Mapping[str, Any], where: str) -> None:
+    for name, value in parameters.items():
+        try:
+            plain(value)
+        except TypeError as error:
+            raise SpecError(
+                what, [f"{name}: {error}" + (f"\n    {where}" if where else "")]
+            ) from None
+
+
+class _Ids:
+    """Gives out ids: a name, then name_2, name_3 and so on, past those that are taken."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._used: Counter[str] = Counter(self._taken)
+
+    def new(self, name: str) -> str:
+        while True:
+            self._used[name] += 1
+            number = self._used[name]
+            made = name if number == 1 else f"{name}_{number}"
+            if made not in self._taken:
+                self._taken.add(made)
+                return made
 
 
 def _in_order(outputs: Any) -> Iterator[Node]:

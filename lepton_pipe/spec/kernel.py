@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
+import cloudpickle
 import numpy as np
 
 from lepton_pipe.errors import UsageError
@@ -40,7 +41,9 @@ _BY_VALUE = "__lepton_pipe_by_value__"
 
 def mark_by_value(module_name: str) -> None:
     """Send kernels of this module to workers as code: it cannot be imported by name there."""
-    setattr(sys.modules[module_name], _BY_VALUE, True)
+    module = sys.modules[module_name]
+    setattr(module, _BY_VALUE, True)
+    cloudpickle.register_pickle_by_value(module)  # for what the kernels call
 
 
 def _load(module: str, name: str) -> Kernel:
@@ -105,13 +108,23 @@ class Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute on arrays, or describe the computation on nodes."""
-        bound = self._bind(args, kwargs)
+        try:
+            bound = self._bind(args, kwargs)
+        except TypeError as error:
+            if not any(isinstance(a, Node) for a in (*args, *kwargs.values())):
+                raise
+            trace.report(str(error), trace.user_line())
+            return self._stand_in({f"_{i}": a for i, a in enumerate((*args, *kwargs.values()))})
         if any(isinstance(a, Node) for a in bound.values()):
             return self._describe(bound)
         return self._compute_whole(bound)
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        bound = self.signature.bind_partial(*args, **kwargs)
+        try:
+            bound = self.signature.bind_partial(*args, **kwargs)
+        except TypeError as error:
+            names = [n for n in self.signature.parameters if n != "place"]
+            raise TypeError(f"{self.name}() {error}; it takes {', '.join(names)}") from None
         bound.apply_defaults()
         missing = [
             n for n in self.signature.parameters if n not in bound.arguments and n != "place"
@@ -286,12 +299,17 @@ def _sample(argument: Any) -> Any:
 
 def _ufunc_dtype(ufunc: np.ufunc, context: Mapping[str, Any]) -> np.dtype[Any]:
     arguments = [context[n] for n in context if n != "grid"]
+    if any(isinstance(a, ValueType) and a.shape for a in arguments):
+        raise TypeError(
+            "a value that is an array cannot be combined with an image voxel by voxel: the image "
+            "is computed in blocks; make a number of it first"
+        )
     with np.errstate(all="ignore"):
         result = np.asarray(ufunc(*map(_sample, arguments)))
     integers = [
         np.dtype(a.dtype)
         for a in arguments
-        if isinstance(a, ImageType) and np.dtype(a.dtype).kind in "iu"
+        if isinstance(a, (ImageType, np.integer)) and np.dtype(a.dtype).kind in "iu"
     ]
     mixed = len(integers) == 2 and integers[0].kind != integers[1].kind
     if mixed and result.dtype == np.float64 and ufunc.types and "qq->q" in ufunc.types:

@@ -58,6 +58,15 @@ class Node:
     def __len__(self) -> int:
         self._no_data("len()")
 
+    def __float__(self) -> float:
+        self._no_data("float()")
+
+    def __int__(self) -> int:
+        self._no_data("int()")
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec) if not spec else self._no_data("formatting as a number")
+
     def __getitem__(self, index: object) -> NoReturn:
         self._no_data(f"indexing with {index!r} (see the kernel crop)")
 
@@ -72,6 +81,11 @@ class _Arithmetic(NDArrayOperatorsMixin, Node):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         from lepton_pipe.spec.kernel import ufunc_kernel
 
+        if "out" in kwargs:
+            raise TypeError(
+                f"np.{ufunc.__name__} cannot change an image in place: a kernel gives a new image, "
+                "so write x = x + 1 for x += 1"
+            )
         if method != "__call__" or kwargs or ufunc.nout != 1 or ufunc.signature is not None:
             self._no_data(f"np.{ufunc.__name__} used in this way")
         return ufunc_kernel(ufunc)(*inputs)

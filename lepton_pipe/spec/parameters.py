@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
+import numpy as np
 
 from lepton_pipe.errors import UsageError
 from lepton_pipe.spec.node import Image
@@ -36,10 +37,18 @@ class Parameter:
             return self.annotation.__name__
         return str(self.annotation).replace("typing.", "")
 
+    def usual(self) -> Any:
+        """Return the default, as the annotated type where it fits."""
+        try:
+            return self.check(self.default)
+        except UsageError:
+            return self.default
+
     def parse(self, text: str) -> Any:
         """Return the value that `text` stands for on the command line.
 
-        A sequence is written with commas (``1,2,2``).
+        A sequence is written with commas (``1,2,2``; one value alone will do), None as ``none``.
+        A text is taken for a number, where the parameter may be either.
 
         Raises
         ------
@@ -47,26 +56,24 @@ class Parameter:
             When the text is no value of the parameter's type.
         """
         wants = _alternatives(self.annotation)
-        if str in wants or text in [w for w in wants if isinstance(w, str)]:
-            return self.check(text)
+        if text in [w for w in wants if isinstance(w, str)]:
+            return text
         if text.lower() in ("true", "false", "yes", "no") and bool in wants:
             return text.lower() in ("true", "yes")
-        if text.lower() == "none":
-            return self.check(None)
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        return self.check(value)
+        others = [w for w in wants if w is not str]
+        for value in _readings(text):
+            fits, result = _fit_any(value, others)
+            if fits:
+                return result
+        return self.check(text if str in wants else next(_readings(text)))
 
     def check(self, value: Any) -> Any:
         """Return `value`, as the annotated type where that loses nothing; else raise UsageError."""
         if self.annotation is inspect.Parameter.empty:
             return value
-        for wanted in _alternatives(self.annotation):
-            fits, result = _fit(value, wanted)
-            if fits:
-                return result
+        fits, result = _fit_any(value, _alternatives(self.annotation))
+        if fits:
+            return result
         raise UsageError(f"{self.name} must be {self.type_name}, not {value!r}")
 
 
@@ -77,6 +84,33 @@ def _alternatives(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     return [annotation]
+
+
+def _readings(text: str) -> Iterator[Any]:
+    """Yield what a text on the command line can mean, the likeliest first."""
+    try:
+        value = None if text.lower() == "none" else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = _FLOATS.get(text.lower().lstrip("+-"), text)
+        if isinstance(value, float) and text.startswith("-"):
+            value = -value
+    yield value
+    if "," in text:
+        yield tuple(part.strip() for part in text.split(",") if part.strip())
+    yield (value,)
+
+
+_FLOATS = {"inf": float("inf"), "nan": float("nan")}
+
+
+def _fit_any(value: Any, options: Iterable[Any]) -> tuple[bool, Any]:
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+        value = value.item()
+    for wanted in options:
+        fits, result = _fit(value, wanted)
+        if fits:
+            return True, result
+    return False, value
 
 
 def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
@@ -94,8 +128,11 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
     if wanted is str:
         return isinstance(value, str), value
     origin = get_origin(wanted) or wanted
-    if origin in (tuple, list) and isinstance(value, (tuple, list)):
-        return _fit_sequence(tuple(value), get_args(wanted))
+    if origin in (tuple, list, Sequence):
+        if not isinstance(value, (tuple, list)):
+            return False, value
+        members = get_args(wanted)
+        return _fit_sequence(tuple(value), members if origin is tuple else (*members, ...))
     if isinstance(origin, type):
         return isinstance(value, origin), value
     return (type(value) is type(wanted) and value == wanted), value
@@ -103,15 +140,15 @@ def _fit(value: Any, wanted: Any) -> tuple[bool, Any]:
 
 def _fit_sequence(value: tuple[Any, ...], members: tuple[Any, ...]) -> tuple[bool, Any]:
     if members and members[-1] is Ellipsis:
-        members = members[:1] * len(value)
+        members = (members[0] if len(members) > 1 else Any,) * len(value)
     if members and len(members) != len(value):
         return False, value
     fitted = []
     for entry, member in zip(value, members or (Any,) * len(value), strict=True):
-        options = [r for f, r in (_fit(entry, a) for a in _alternatives(member)) if f]
-        if not options:
+        fits, result = _fit_any(entry, _alternatives(member))
+        if not fits:
             return False, value
-        fitted.append(options[0])
+        fitted.append(result)
     return True, tuple(fitted)
 
 

@@ -63,8 +63,7 @@ class Definition:
                 problems.append(f"parameter {name!r} is missing")
                 continue
             try:
-                value = given.get(name, parameter.default)
-                values[name] = parameter.check(value) if name in given else value
+                values[name] = parameter.check(given[name]) if name in given else parameter.usual()
             except UsageError as error:
                 problems.append(str(error))
         if problems:
@@ -84,12 +83,13 @@ class Definition:
         with trace.collecting(self.name) as problems:
             try:
                 outputs = self._outputs(self.fn(**nodes, **parameters))
-            except (LeptonError, ValueError, TypeError) as error:
+            except Exception as error:
                 # With problems noted before, this one may only follow from them.
+                if not problems and not isinstance(error, (LeptonError, ValueError, TypeError)):
+                    raise
                 if not problems:
-                    raise SpecError(
-                        self.name, [f"{error}\n    {_last_user_line(error)}"]
-                    ) from error
+                    where = trace.last_user_line(error)
+                    raise SpecError(self.name, [f"{error}\n    {where}"]) from error
         return build_spec(self.name, parameters, nodes, outputs)
 
     def _outputs(self, result: Any) -> dict[str, Node]:
@@ -115,19 +115,6 @@ class Definition:
                     f"output name {name!r} cannot be a file name: use letters, digits, _ and -"
                 )
         return dict(result)
-
-
-def _last_user_line(error: BaseException) -> str:
-    import traceback
-
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if "lepton_pipe/spec" not in f.filename
-    ]
-    return (
-        f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}: {frames[-1].line}"
-        if frames
-        else ""
-    )
 
 
 __all__ = ["Definition", "Parameter"]

@@ -22,8 +22,21 @@ NumberRule = float | Callable[..., float]
 
 
 def call_rule(rule: Callable[..., Any], context: Mapping[str, Any]) -> Any:
-    """Call `rule` with those entries of `context` that its signature names."""
-    return rule(**{name: context[name] for name in inspect.signature(rule).parameters})
+    """Call `rule` with those entries of `context` that its signature names.
+
+    Raises
+    ------
+    TypeError
+        When the rule names something that the kernel does not have.
+    """
+    named = inspect.signature(rule).parameters
+    unknown = [n for n, p in named.items() if n not in context and p.default is p.empty]
+    if unknown:
+        raise TypeError(
+            f"the rule {getattr(rule, '__name__', rule)} names {', '.join(unknown)}, which the "
+            f"kernel does not have; it can name {', '.join(context)}"
+        )
+    return rule(**{name: context[name] for name in named if name in context})
 
 
 def resolve_depth(rule: DepthRule, grid: Grid, context: Mapping[str, Any]) -> Depth:
@@ -32,13 +45,14 @@ def resolve_depth(rule: DepthRule, grid: Grid, context: Mapping[str, Any]) -> De
     Raises
     ------
     ValueError
-        When the rule gives a negative depth.
+        When the rule gives a negative depth, or a part of a voxel.
     """
     value = call_rule(rule, context) if callable(rule) else rule
     entries = grid.per_axis(value, "depth", elsewhere=0)
-    depth = tuple(
-        (int(e[0]), int(e[1])) if isinstance(e, tuple) else (int(e), int(e)) for e in entries
-    )
+    pairs = [e if isinstance(e, tuple) else (e, e) for e in entries]
+    depth = tuple((int(low), int(high)) for low, high in pairs)
+    if depth != tuple(pairs):
+        raise ValueError(f"depth {value!r} is not whole voxels; round it up in the depth rule")
     if any(side < 0 for pair in depth for side in pair):
         raise ValueError(f"depth {depth} is negative; a depth rule must give voxels >= 0")
     return depth

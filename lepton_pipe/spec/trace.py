@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,6 +29,15 @@ def user_line() -> str:
             return f"{path.name}:{frame.f_lineno}: {text}" if text else path.name
         frame = frame.f_back
     return ""
+
+
+def last_user_line(error: BaseException) -> str:
+    """Return the innermost line that is not lepton_pipe's own, of those that led to `error`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [f for f in frames if not _is_ours(Path(f.filename))]
+    if not users:
+        return ""
+    return f"{Path(users[-1].filename).name}:{users[-1].lineno}: {users[-1].line}"
 
 
 def _is_ours(path: Path) -> bool:
