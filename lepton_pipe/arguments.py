@@ -62,10 +62,11 @@ class Request:
         return check(self.pipeline, crop=self.crop, **self.sources(), **self.parameters)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Raises instead of leaving, and guesses what a misspelt flag was meant to be."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what is wrong as `UsageError`."""
         raise UsageError(f"{message} (see {self.prog} --help)")
 
     def flags(self) -> list[str]:
@@ -127,10 +128,10 @@ def _command_help(command: str, names: str) -> str:
     )
 
 
-def _parser(command: str, pipeline: Pipeline, name: str) -> _Parser:
+def _parser(command: str, pipeline: Pipeline, name: str) -> Parser:
     images = " ".join(f"{i}=PATH" for i in pipeline.images)
     places = images if command == "check" else f"{images} out=PATH"
-    parser = _Parser(
+    parser = Parser(
         prog=f"lepton-pipe {command} {name}",
         usage=f"lepton-pipe {command} {name} {places} [--flags]",
         description=pipeline.summary,
@@ -164,7 +165,7 @@ def _add_parameter(group: Any, parameter: Parameter) -> None:
     )
 
 
-def _add_opening(parser: _Parser) -> None:
+def _add_opening(parser: Parser) -> None:
     group = parser.add_argument_group(
         "what an input's file does not say (with several images, raw=VALUE)"
     )
@@ -176,7 +177,7 @@ def _add_opening(parser: _Parser) -> None:
     group.add_argument("--unit", action="append", help="unit of the voxel size: micrometer ...")
 
 
-def _add_run(parser: _Parser) -> None:
+def _add_run(parser: Parser) -> None:
     group = parser.add_argument_group("the run")
     add = group.add_argument
     add(
@@ -191,13 +192,13 @@ def _add_run(parser: _Parser) -> None:
     add("--overwrite", action="store_true", help="replace an output once the new one is whole")
 
 
-def _add_check(parser: _Parser) -> None:
+def _add_check(parser: Parser) -> None:
     parser.add_argument_group("the check").add_argument(
         "--crop", type=int, default=128, help="voxels per axis of the part that is checked"
     )
 
 
-def _refuse_unknown_flags(parser: _Parser, words: Sequence[str]) -> None:
+def _refuse_unknown_flags(parser: Parser, words: Sequence[str]) -> None:
     known = parser.flags()
     for word in words:
         flag = word.partition("=")[0]

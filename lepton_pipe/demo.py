@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from importlib.resources import files
 from pathlib import Path
 
+from lepton_pipe.arguments import Parser
 from lepton_pipe.catalogue import find_pipeline
 
 PICTURE = "hubble_deep_field.jpg"
@@ -17,7 +18,7 @@ def run_demo(argv: list[str]) -> int:
 
     The picture (NASA, public domain) ships with scikit-image.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lepton-pipe demo", description="Find the galaxies in a picture by Hubble."
     )
     parser.add_argument("--out", type=Path, default=Path("lepton-demo"), help="default lepton-demo")
@@ -43,12 +44,16 @@ def _show(out: Path) -> None:
 
 
 def _advice(out: Path) -> str:
-    python = Path(sys.executable).name
+    python = os.path.relpath(sys.executable)
+    if len(python) > len(sys.executable):
+        python = sys.executable
     return f"""
 Look at it:
-  {out}/overview.png                      the picture beside the objects found in it
-  napari {out}/light {out}/objects        images and labels are OME-Zarr 0.5
-  {python} -c "import pandas; print(pandas.read_parquet('{out}/catalogue.parquet'))"
+  {out}/overview.png
+      the picture beside the objects that were found in it
+  napari {out}/light {out}/objects
+      images and labels are OME-Zarr 0.5; open them with anything that reads it
+  {python} -c "import pyarrow.parquet as pq; print(pq.read_table('{out}/catalogue.parquet'))"
 Next:
   lepton-pipe list                        the pipelines that ship with lepton_pipe
   lepton-pipe run nuclei --help           run one on an image of your own"""
