@@ -1,20 +1,21 @@
 """The version of a kernel's code: a digest of its source and of what it calls.
 
-Comments, blank lines, docstrings and decorators do not count. Functions and constants of the
-user's own (and ours) that the code refers to do, however deep; installed libraries do not: their
-versions are recorded beside the result.
+Comments, blank lines, docstrings and decorators do not count. Functions, classes and constants of
+the user's own (and ours) that the code refers to do, however deep; installed libraries do not:
+their versions are recorded beside the result.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import sysconfig
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = tuple(
     Path(sysconfig.get_path(k)).resolve() for k in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+_Seen = dict[int, object]  # holds what was seen, so that no id is used twice
 
 
 def code_digest(kernel: Kernel) -> str:
@@ -32,53 +34,121 @@ def code_digest(kernel: Kernel) -> str:
     if kernel.version is not None:
         return f"version:{kernel.version}"
     sha = hashlib.sha256()
-    for part in _parts(kernel, set()):
+    for part in _parts(kernel, {}):
         sha.update(part.encode() + b"\0")
     return f"sha256:{sha.hexdigest()[:32]}"
 
 
-def _parts(thing: Any, seen: set[int]) -> Iterator[str]:
+def _parts(thing: Any, seen: _Seen) -> Iterator[str]:
+    """Yield texts that change when `thing` does, the same in every process."""
+    if isinstance(thing, (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype)):
+        yield repr(thing)
+        return
     if id(thing) in seen:
         return
-    seen.add(id(thing))
-    if isinstance(thing, Kernel):
-        if thing.version is not None:
-            yield f"version:{thing.version}"
-            return
-        for part in (thing.fn, thing.combine, thing.finalize):
-            yield from _parts(part, seen)
+    seen[id(thing)] = thing
+    if isinstance(thing, np.ndarray):
+        yield f"{thing.dtype.str}{thing.shape}{hashlib.sha256(thing.tobytes()).hexdigest()}"
+    elif isinstance(thing, Kernel):
+        yield from _kernel_parts(thing, seen)
     elif isinstance(thing, np.ufunc):
         yield f"numpy.{thing.__name__}"
-    elif isinstance(thing, FunctionType):
-        if _is_own(thing):
-            yield from _function_parts(thing, seen)
-        else:
-            yield f"{thing.__module__}.{thing.__qualname__}"
-    elif isinstance(thing, (bool, int, float, complex, str, bytes, type(None), tuple, frozenset)):
-        yield repr(thing)
-    elif isinstance(thing, np.ndarray):
-        yield f"{thing.dtype.str}{thing.shape}{hashlib.sha256(thing.tobytes()).hexdigest()}"
+    elif isinstance(thing, (list, tuple, set, frozenset, Mapping)):
+        yield from _container_parts(thing, seen)
+    else:
+        yield from _code_parts(thing, seen)
+
+
+def _kernel_parts(kernel: Kernel, seen: _Seen) -> Iterator[str]:
+    if kernel.version is not None:
+        yield f"version:{kernel.version}"
+        return
+    # A larger depth can change the result, where the first was too small.
+    for part in (kernel.fn, kernel.combine, kernel.finalize, kernel.depth, kernel.needs):
+        yield from _parts(part, seen)
+
+
+def _container_parts(thing: Any, seen: _Seen) -> Iterator[str]:
+    yield f"{type(thing).__name__}({len(thing)})"
+    if isinstance(thing, (set, frozenset)):
+        yield from sorted("\0".join(_parts(entry, dict(seen))) for entry in thing)
+        return
+    for entry in thing.items() if isinstance(thing, Mapping) else thing:
+        yield from _parts(entry, seen)
+
+
+def _code_parts(thing: Any, seen: _Seen) -> Iterator[str]:
+    if isinstance(thing, functools.partial):
+        yield from _parts([thing.func, thing.args, thing.keywords], seen)
+    elif isinstance(thing, MethodType):
+        yield from _parts([thing.__func__, thing.__self__], seen)
+    elif isinstance(thing, FunctionType) and _is_own(thing.__code__.co_filename):
+        yield from _function_parts(thing, seen)
+    elif isinstance(thing, type) and _is_own(_file_of(thing)):
+        yield _source(thing)
+        yield from _parts(thing.__bases__, seen)
+        for name, member in vars(thing).items():
+            if isinstance(member, (FunctionType, staticmethod, classmethod, property)):
+                yield name
+                yield from _parts(_function_of(member), seen)
     elif hasattr(thing, "__qualname__"):
         yield f"{getattr(thing, '__module__', '')}.{thing.__qualname__}"
+        if hasattr(thing, "__wrapped__"):
+            yield from _parts(thing.__wrapped__, seen)
+    elif _is_own(_file_of(type(thing))):
+        yield from _parts([type(thing), _state(thing)], seen)
+    elif not isinstance(thing, ModuleType):  # what a library's object holds may differ each time
+        yield from _parts(type(thing), seen)
 
 
-def _is_own(fn: FunctionType) -> bool:
-    path = Path(fn.__code__.co_filename).resolve()
+def _state(thing: Any) -> dict[str, Any]:
+    slots = [s for c in type(thing).__mro__ for s in getattr(c, "__slots__", ())]
+    return {n: getattr(thing, n, None) for n in (*slots, *getattr(thing, "__dict__", ()))}
+
+
+def _function_of(member: Any) -> Any:
+    return member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+
+
+def _file_of(thing: Any) -> str:
+    try:
+        return inspect.getfile(thing)
+    except (OSError, TypeError):  # built in, or made at a prompt
+        return ""
+
+
+def _is_own(file: str) -> bool:
+    if not file or file.startswith("<frozen "):
+        return False
+    path = Path(file).resolve()
     if _PACKAGE in path.parents:
         return True
     return not any(root in path.parents for root in _INSTALLED)
 
 
-def _function_parts(fn: FunctionType, seen: set[int]) -> Iterator[str]:
+def _function_parts(fn: FunctionType, seen: _Seen) -> Iterator[str]:
     yield fn.__qualname__
     yield _source(fn)
-    yield repr(fn.__defaults__) + repr(fn.__kwdefaults__)
+    yield from _parts([fn.__defaults__, fn.__kwdefaults__], seen)
     for cell in fn.__closure__ or ():
-        yield from _parts(cell.cell_contents, seen)
-    for name in sorted(_global_names(fn.__code__)):
-        if name in fn.__globals__:
-            yield name
-            yield from _parts(fn.__globals__[name], seen)
+        yield from _parts(_contents(cell), seen)
+    names = sorted(_global_names(fn.__code__))
+    for name in names:
+        if name not in fn.__globals__:
+            continue
+        thing = fn.__globals__[name]
+        yield name
+        yield from _parts(thing, seen)
+        if isinstance(thing, ModuleType) and _is_own(_file_of(thing)):
+            for member in names:  # helpers.smooth names both helpers and smooth
+                yield from _parts(getattr(thing, member, None), seen)
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not bound yet: a function that is defined later
+        return None
 
 
 def _global_names(code: CodeType) -> set[str]:
@@ -89,16 +159,25 @@ def _global_names(code: CodeType) -> set[str]:
     return names
 
 
-def _source(fn: Callable[..., Any]) -> str:
+def _source(thing: Callable[..., Any] | type) -> str:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(fn)))
-    except (OSError, SyntaxError):  # typed at a prompt, or a lambda inside an expression
-        code = fn.__code__
-        constants = [c for c in code.co_consts if not isinstance(c, CodeType)]
-        return f"{code.co_code.hex()}{constants!r}{code.co_names!r}"
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    except (OSError, SyntaxError, TypeError):  # typed at a prompt, or a lambda in an expression
+        code = getattr(thing, "__code__", None)
+        return _compiled(code) if code is not None else thing.__qualname__
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             node.decorator_list = []
             if ast.get_docstring(node) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree, annotate_fields=False)
+
+
+def _compiled(code: CodeType) -> str:
+    constants = [
+        _compiled(c)
+        if isinstance(c, CodeType)
+        else repr(sorted(c, key=repr) if isinstance(c, frozenset) else c)
+        for c in code.co_consts
+    ]
+    return f"{code.co_code.hex()}{constants}{code.co_names!r}"
