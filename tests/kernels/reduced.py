@@ -96,10 +96,10 @@ def shapes(draw: Any, min_dims: int = 2, max_dims: int = 5, longest: int = 40) -
 
 
 @st.composite
-def blocks_of(draw: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+def blocks_of(draw: Any, shape: tuple[int, ...], most: int = 150) -> tuple[int, ...]:
     """Draw a block shape: any that gives a bearable number of blocks."""
     block = [draw(st.integers(1, n)) for n in shape]
-    while len(Blocks(shape, tuple(block))) > 150:
+    while len(Blocks(shape, tuple(block))) > most:
         axis = int(np.argmax([n / b for n, b in zip(shape, block, strict=True)]))
         block[axis] *= 2
     return tuple(block)
