@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 from typing import Any
 
 from lepton_pipe.errors import UsageError
@@ -93,11 +94,16 @@ class Grid:
             tuple(unit),
             tuple(float(s) for s in translation) if translation is not None else (0.0,) * n,
         )
-        for what, value in (("scale", grid.scale), ("unit", grid.unit)):
+        for what in ("scale", "unit", "translation"):
+            value = getattr(grid, what)
             if len(value) != n:
                 raise UsageError(f"{what} {value} has {len(value)} entries for {n} axes")
-        if any(not s > 0 for s in grid.scale):
-            raise UsageError(f"scale {grid.scale} must be positive: it is the size of a voxel")
+        if any(not 0 < s < inf for s in grid.scale):
+            raise UsageError(
+                f"scale {grid.scale} must be positive and finite: it is the size of a voxel"
+            )
+        if not all(map(isfinite, grid.translation)):
+            raise UsageError(f"translation {grid.translation} must be finite: it is a position")
         return grid
 
     @property

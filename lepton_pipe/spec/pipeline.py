@@ -78,6 +78,13 @@ class Definition:
         SpecError
             With every problem that was found, each with the user's own line.
         """
+        empty = [
+            f"image {n!r} has shape {t.grid.shape}: there are no voxels to compute"
+            for n, t in images.items()
+            if t.grid.size == 0
+        ]
+        if empty:
+            raise SpecError(self.name, empty)
         nodes = {name: Image(type_, None) for name, type_ in images.items()}
         outputs: dict[str, Node] = {}
         with trace.collecting(self.name) as problems:
