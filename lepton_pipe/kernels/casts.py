@@ -69,7 +69,7 @@ def _astype_scratch(image: ImageType, dtype: DType, cast: str) -> float:
     dtype=checked_dtype,
     kind=_astype_kind,
     scratch=_astype_scratch,
-    cost=3.0,
+    cost=1.5,
     check=_check_cast,
 )
 def astype(image: Any, dtype: DType, *, cast: Cast = "raise", place: Place) -> Any:

@@ -122,7 +122,7 @@ def _dog_radius(
     dtype="float",
     kind="image",
     scratch=_result_bytes(1),
-    cost=65.0,
+    cost=70.0,
     check=_check_dog,
 )
 def difference_of_gaussians(
@@ -186,7 +186,7 @@ def _check_gradient(grid: Grid, sigma: PerAxis, truncate: float) -> None:
     dtype="float",
     kind="image",
     scratch=_result_bytes(1),
-    cost=120.0,
+    cost=60.0,
     check=_check_gradient,
 )
 def gradient_magnitude(

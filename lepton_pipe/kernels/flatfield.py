@@ -259,7 +259,7 @@ def _fit_scratch(image: ImageType) -> float:
     finalize=_fit,
     value=_fit_value,
     scratch=_fit_scratch,
-    cost=4.0,
+    cost=8.0,
     check=_check_fit,
 )
 def fit_shading(
@@ -325,7 +325,7 @@ def _check_divide_shading(dark: Any, floor: float) -> None:
 
 
 @kernel(
-    dtype="float", kind="image", scratch=_work_bytes(1.05), cost=4.0, check=_check_divide_shading
+    dtype="float", kind="image", scratch=_work_bytes(1.05), cost=1.0, check=_check_divide_shading
 )
 def divide_shading(
     image: Any, dark: Any = 0.0, *, coefficients: Any, floor: float = 0.1, place: Place

@@ -41,9 +41,9 @@ def _both_depths(grid: Grid, size: Sizes | None, footprint: Any, radius: Any) ->
 def _cost(grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any) -> float:
     over = window(grid, size, footprint, radius)
     if over.footprint is None:
-        return 3.0 * grid.ndim * image.dtype.itemsize
+        return 0.4 * grid.ndim * image.dtype.itemsize
     rows = np.count_nonzero(over.footprint.any(axis=-1))
-    return 5.0 + 0.7 * float(rows) * image.dtype.itemsize
+    return 2.0 + 0.15 * float(rows) * image.dtype.itemsize
 
 
 def _twice_cost(

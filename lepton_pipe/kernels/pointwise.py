@@ -117,7 +117,7 @@ def _bound(dtype: np.dtype[Any], bound: Any, ceil: bool) -> Any:
     return int(np.ceil(bound) if ceil else np.floor(bound))
 
 
-@kernel(kind="same", scratch=0.5, cost=1.5, check=_check_clip)
+@kernel(kind="same", scratch=0.5, cost=0.5, check=_check_clip)
 def clip(image: Any, low: Any = None, high: Any = None) -> Any:
     """Keep values between two bounds.
 
@@ -179,7 +179,7 @@ def _rescale_scratch(image: ImageType, dtype: DType) -> float:
 @kernel(
     dtype=checked_dtype,
     scratch=_rescale_scratch,
-    cost=4.0,
+    cost=1.5,
     check=_check_rescale,
 )
 def rescale(

@@ -92,7 +92,7 @@ def _finalize(partial: Projected, axis: str, keepdims: bool, grid: Grid) -> Any:
     combine=_combine,
     finalize=_finalize,
     scratch=0.1,
-    cost=1.5,
+    cost=0.5,
     check=_check,
 )
 def project(

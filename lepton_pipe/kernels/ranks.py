@@ -32,7 +32,7 @@ def _check_size(grid: Grid, size: Sizes) -> None:
     depth=_size_depth,
     kind="same",
     scratch=item_bytes(2.3),
-    cost=10.0,
+    cost=2.5,
     check=_check_size,
 )
 def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
@@ -63,7 +63,7 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     depth=_size_depth,
     kind="same",
     scratch=item_bytes(2.3),
-    cost=10.0,
+    cost=2.5,
     check=_check_size,
 )
 def maximum(image: Any, size: Sizes = 3, *, place: Place) -> Any:

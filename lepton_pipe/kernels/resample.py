@@ -158,7 +158,7 @@ def _downsample_scratch(
     needs=_downsample_needs,
     kind="same",
     scratch=_downsample_scratch,
-    cost=2.0,
+    cost=1.0,
     check=_check_downsample,
 )
 def downsample(image: Any, factor: Sizes = 2, method: Method | None = None, *, place: Place) -> Any:
