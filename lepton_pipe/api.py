@@ -204,24 +204,22 @@ class Plan:
         return made
 
     def _resources(self) -> plans.Resources:
-        from dask.utils import parse_bytes
-
+        """Return what the run may use: as told, of the given cluster, or of this machine."""
         from lepton_pipe.plan import Resources
-        from lepton_pipe.run.machine import default_memory, default_workers
+        from lepton_pipe.run.cluster import cluster_size
+        from lepton_pipe.run.machine import this_machine
 
         o = self.options
-        try:
-            memory = parse_bytes(o.memory) if o.memory is not None else default_memory()
-        except ValueError as error:
-            raise UsageError(
-                f"memory {o.memory!r} is not understood; write it as 8GiB or 500MiB"
-            ) from error
-        for name, value in (("workers", o.workers), ("threads", o.threads)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name}={value} must be at least 1")
-        workers, threads = default_workers(o.threads)
-        device = choose_device(o.device)
-        return Resources(memory, o.workers or workers, threads, device, o.serial)
+        _check_counts(o)
+        remote = o.scheduler is not None and not o.serial
+        size = cluster_size(str(o.scheduler)) if remote else this_machine(o.threads)
+        return Resources(
+            memory=_bytes(o.memory) if o.memory is not None else size.memory,
+            workers=o.workers or size.workers,
+            threads=size.threads,
+            device=choose_device(o.device),
+            serial=o.serial,
+        )
 
     def __str__(self) -> str:
         from lepton_pipe.report.plan_text import plan_text
@@ -270,6 +268,30 @@ class Plan:
                 overwrite=self.options.overwrite,
                 scheduler=self.options.scheduler,
             )
+
+
+def _check_counts(options: RunOptions) -> None:
+    for name, value in (("workers", options.workers), ("threads", options.threads)):
+        if value is None:
+            continue
+        if value < 1:
+            raise UsageError(f"{name}={value} must be at least 1")
+        if options.scheduler is not None:
+            raise UsageError(
+                f"{name}={value} with scheduler={options.scheduler}: a cluster has its own; leave "
+                f"{name} out, or start the cluster with as many as wanted"
+            )
+
+
+def _bytes(memory: str | int) -> int:
+    from dask.utils import parse_bytes
+
+    try:
+        return int(parse_bytes(memory))
+    except ValueError as error:
+        raise UsageError(
+            f"memory {memory!r} is not understood; write it as 8GiB or 500MiB"
+        ) from error
 
 
 __all__ = ["Pipeline", "Plan", "RefusedError", "RunOptions", "open_image", "pipeline"]

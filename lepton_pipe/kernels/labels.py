@@ -94,7 +94,7 @@ def _label_one(mask: Any, connectivity: int) -> tuple[Any, int]:
 @kernel(
     depth=_shell,
     scratch=9.0,
-    cost=9.0,
+    cost=6.0,
     check=_check_label,
     combine=gather,
     finalize=join,
@@ -120,7 +120,7 @@ def label_join(
     return describe(to_host(labels), count, place)
 
 
-@kernel(depth=_shell, dtype="int64", kind="labels", scratch=9.0, cost=9.0)
+@kernel(depth=_shell, dtype="int64", kind="labels", scratch=9.0, cost=6.0)
 def label_apply(mask: Any, connectivity: int = 1, *, table: Any, place: Place) -> Any:
     """Label every block again, and put the final labels in place of its own. Part of `label`.
 

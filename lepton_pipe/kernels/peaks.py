@@ -66,7 +66,7 @@ def _together(a: Found, b: Found) -> Found:
     returns="table",
     check=_check_peaks,
     scratch=lambda image: 5.0 * image.dtype.itemsize + 3.0,
-    cost=12.0,
+    cost=lambda image: 5.0 * image.dtype.itemsize + 1.0,
 )
 def peaks_above(
     image: Any,

@@ -129,7 +129,7 @@ def _ints(state: NDArray[np.uint64]) -> tuple[list[int], list[int]]:
     value=ValueType("uint64", (0,)),
     check=_check_quantile,
     scratch=2.0,
-    cost=lambda level: 6.0 if level == 0 else 10.0,
+    cost=3.0,
 )
 def quantile_digits(
     image: Any,

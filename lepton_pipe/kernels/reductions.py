@@ -58,13 +58,13 @@ def _item(value: Any) -> Any:
     return value.item()
 
 
-@kernel(combine=_smaller, finalize=_item, value=_as_image, check=check_image, scratch=0.1, cost=0.5)
+@kernel(combine=_smaller, finalize=_item, value=_as_image, check=check_image, scratch=0.1, cost=0.3)
 def minimum_of(image: Any) -> Any:
     """Return the smallest value: an int for an image of integers, else a float or bool."""
     return to_host(image.min())[()]
 
 
-@kernel(combine=_larger, finalize=_item, value=_as_image, check=check_image, scratch=0.1, cost=0.5)
+@kernel(combine=_larger, finalize=_item, value=_as_image, check=check_image, scratch=0.1, cost=0.3)
 def maximum_of(image: Any) -> Any:
     """Return the largest value: an int for an image of integers, else a float or bool."""
     return to_host(image.max())[()]
@@ -88,7 +88,7 @@ def _add_each(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
-@kernel(combine=_add, value=_as_sum, check=check_image, scratch=1.0, cost=1.0)
+@kernel(combine=_add, value=_as_sum, check=check_image, scratch=1.0, cost=0.6)
 def sum_of(image: Any) -> int | float:
     """Return the sum of all values: an exact int for integers and booleans, else a float64."""
     return _float_total(image) if image.dtype.kind == "f" else _total(image)
@@ -99,7 +99,7 @@ def _ratio(partial: tuple[int, Any]) -> float:
     return float(total / size)
 
 
-@kernel(combine=_add_each, finalize=_ratio, check=check_image, scratch=1.0, cost=1.0)
+@kernel(combine=_add_each, finalize=_ratio, check=check_image, scratch=1.0, cost=0.6)
 def mean(image: Any) -> tuple[int, Any]:
     """Return the mean, as a float.
 
@@ -137,7 +137,7 @@ def _float_moments(part: Any) -> Moments:
         return values.size, total, float(values.sum())
 
 
-@kernel(combine=_add_moments, finalize=_deviation, check=check_image, scratch=3.0, cost=3.0)
+@kernel(combine=_add_moments, finalize=_deviation, check=check_image, scratch=3.0, cost=2.0)
 def std(image: Any) -> Moments:
     """Return the standard deviation of the population (``ddof=0``), as a float.
 
@@ -170,7 +170,7 @@ def _check_bins(image: ImageType, grid: Grid, bins: int, low: Any, high: Any) ->
     value=lambda bins: ValueType("int64", (bins,)),
     check=_check_bins,
     scratch=1.5,
-    cost=16.0,
+    cost=7.0,
 )
 def histogram_counts(
     image: Any, bins: int, low: float, high: float, of_image: bool = False
@@ -224,7 +224,7 @@ def _check_integers(image: ImageType, grid: Grid, low: Any, most: int) -> None:
     value=ValueType("int64", (0,)),
     check=_check_integers,
     scratch=2.0,
-    cost=4.0,
+    cost=2.5,
 )
 def integer_counts(
     image: Any,

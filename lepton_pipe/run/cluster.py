@@ -14,6 +14,7 @@ from distributed import Client, LocalCluster
 
 from lepton_pipe.errors import UsageError
 from lepton_pipe.plan import Resources
+from lepton_pipe.run.machine import MEMORY_SHARE, Size, default_memory
 
 DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 15
@@ -101,6 +102,22 @@ def remote_client(address: str) -> Iterator[Client]:
         yield client
     finally:
         client.close()
+
+
+def cluster_size(address: str) -> Size:
+    """Return what a running cluster offers; its workers are taken to be alike.
+
+    Raises
+    ------
+    UsageError
+        As `remote_client`.
+    """
+    with remote_client(address) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        limits = [int(w["memory_limit"]) for w in workers]
+        threads = min(int(w["nthreads"]) for w in workers)
+    memory = int(MEMORY_SHARE * sum(limits)) if all(limits) else default_memory()
+    return Size(memory, len(limits), threads)
 
 
 @contextmanager

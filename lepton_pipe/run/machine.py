@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -36,11 +37,20 @@ def default_memory() -> int:
     return int(MEMORY_SHARE * free)
 
 
-def default_workers(threads: int | None) -> tuple[int, int]:
-    """Return how many workers, and threads in each, use all cores."""
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a machine or cluster offers: bytes over all processes, workers, threads in each."""
+
+    memory: int
+    workers: int
+    threads: int
+
+
+def this_machine(threads: int | None) -> Size:
+    """Return the size of a local cluster that uses all cores, `threads` in each worker."""
     n = cores()
     per_worker = threads or min(n, THREADS_PER_WORKER)
-    return max(1, n // per_worker), per_worker
+    return Size(default_memory(), max(1, n // per_worker), per_worker)
 
 
 def _read(path: Path) -> str:
