@@ -65,7 +65,9 @@ class Parameter:
             fits, result = _fit_any(value, others)
             if fits:
                 return result
-        return self.check(text if str in wants else next(_readings(text)))
+        if str in wants:
+            return text
+        raise self._refusal(text)
 
     def check(self, value: Any) -> Any:
         """Return `value`, as the annotated type where that loses nothing; else raise UsageError."""
@@ -74,7 +76,10 @@ class Parameter:
         fits, result = _fit_any(value, _alternatives(self.annotation))
         if fits:
             return result
-        raise UsageError(f"{self.name} must be {self.type_name}, not {value!r}")
+        raise self._refusal(value)
+
+    def _refusal(self, value: Any) -> UsageError:
+        return UsageError(f"{self.name} must be {self.type_name}, not {value!r}")
 
 
 def _alternatives(annotation: Any) -> list[Any]:

@@ -47,9 +47,13 @@ class Definition:
         """
         problems: list[str] = []
         names = [*self.images, *self.parameters]
-        positional = list(inspect.signature(self.fn).parameters)
+        signature = inspect.signature(self.fn).parameters.items()
+        positional = [n for n, p in signature if p.kind is not p.KEYWORD_ONLY]
         if len(args) > len(positional):
-            problems.append(f"takes {len(positional)} arguments, {len(args)} were given")
+            problems.append(
+                f"takes {len(positional)} arguments without a name, {len(args)} were given"
+            )
+        problems += [f"{n!r} was given twice" for n in positional[: len(args)] if n in kwargs]
         given = {**dict(zip(positional, args, strict=False)), **kwargs}
         problems += [
             f"there is no image or parameter {n!r}; there are {', '.join(names)}"
