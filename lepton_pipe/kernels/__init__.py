@@ -22,8 +22,10 @@ from lepton_pipe.kernels.morphology import (
     opening,
     white_tophat,
 )
+from lepton_pipe.kernels.peaks import find_peaks
 from lepton_pipe.kernels.pointwise import clip, rescale, where
 from lepton_pipe.kernels.projection import project
+from lepton_pipe.kernels.quantile import quantile
 from lepton_pipe.kernels.ranks import maximum, median, minimum
 from lepton_pipe.kernels.reductions import (
     histogram,
@@ -47,6 +49,7 @@ __all__ = [
     "dilation",
     "downsample",
     "erosion",
+    "find_peaks",
     "flatfield",
     "gaussian",
     "gradient_magnitude",
@@ -63,6 +66,7 @@ __all__ = [
     "opening",
     "otsu",
     "project",
+    "quantile",
     "regionprops",
     "rescale",
     "sobel",

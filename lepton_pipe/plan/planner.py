@@ -25,7 +25,7 @@ from lepton_pipe.plan.model import (
     level_step,
 )
 from lepton_pipe.plan.stages import Draft, choose_kept, closure, draft_stages, stage_name
-from lepton_pipe.spec import ImageType, Ref, Spec, Step
+from lepton_pipe.spec import Image, ImageType, Ref, Spec, Step
 
 # Resident bytes of a process with everything imported, before it holds a single block.
 DRIVER_BYTES = 220 * 2**20
@@ -121,11 +121,11 @@ def with_scale_levels(spec: Spec) -> Spec:
             continue
         method = "mean" if type_.kind == "image" else "nearest"
         for level, factors in enumerate(scale_factors(type_.grid), start=1):
-            type_ = replace(type_, grid=type_.grid.coarsen(factors))
-            before = Ref(level_step(source, level - 1))
-            args = {"image": before, "factor": factors, "method": method}
-            flat = ((0, 0),) * type_.grid.ndim
-            extra.append(Step(level_step(source, level), downsample, args, type_, flat, cost=2.0))
+            made = downsample(Image(type_, None), factors, method)
+            call, type_ = made.call, made.type
+            args = {**call.args, "image": Ref(level_step(source, level - 1))}
+            name = level_step(source, level)
+            extra.append(Step(name, downsample, args, type_, call.depth, call.scratch, call.cost))
     return replace(spec, steps=spec.steps + tuple(extra))
 
 
