@@ -108,6 +108,12 @@ def test_an_image_of_a_single_value_is_all_background(dtype, value):
         assert not (array > method(array)).any()
 
 
+@pytest.mark.parametrize("counts", [[1, 2, 9, 3, 2], [3, 9, 1], [1, 9, 3], [9, 1, 1, 0, 2], [4, 9]])
+def test_triangle_takes_the_side_that_scikit_image_takes(counts):
+    array = np.repeat(np.arange(len(counts)), counts).astype(np.uint8)[None]
+    assert triangle(array) == skimage(triangle, array)
+
+
 def test_the_threshold_of_a_mask_is_the_mask():
     mask = np.random.default_rng(0).random((9, 9)) < 0.5
     np.testing.assert_array_equal(mask > otsu(mask), mask)
