@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lepton_pipe.report.report import Report
     from lepton_pipe.store.source import Source
 
+# Words of the command line that no pipeline may use for an image or parameter of its own.
+RESERVED = ("json", "help", "part")
 RUN_OPTIONS = ("out", "memory", "workers", "threads", "device", "serial", "overwrite", "scheduler")
 
 
@@ -57,7 +59,7 @@ class Pipeline(Definition):
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         super().__init__(fn)
-        taken = [n for n in (*self.images, *self.parameters) if n in RUN_OPTIONS]
+        taken = [n for n in (*self.images, *self.parameters) if n in (*RUN_OPTIONS, *RESERVED)]
         if taken:
             raise UsageError(
                 f"pipeline {self.name}: {taken[0]!r} is the name of an option of every run; call "

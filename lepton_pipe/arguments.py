@@ -39,7 +39,7 @@ class Request:
     parameters: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     opening: dict[str, dict[str, Any]] = field(default_factory=dict)
-    crop: int = 128
+    part: int = 128
     json: bool = False
     help_text: str | None = None
 
@@ -59,7 +59,7 @@ class Request:
         from lepton_pipe.check import check
 
         self.pipeline.split((), {**self.images, **self.parameters})
-        return check(self.pipeline, crop=self.crop, **self.sources(), **self.parameters)
+        return check(self.pipeline, part=self.part, **self.sources(), **self.parameters)
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,7 +129,9 @@ def _command_help(command: str, names: str) -> str:
 
 
 def _parser(command: str, pipeline: Pipeline, name: str) -> Parser:
-    images = " ".join(f"{i}=PATH" for i in pipeline.images)
+    images = " ".join(
+        f"{i}=PATH" if required else f"[{i}=PATH]" for i, required in pipeline.images.items()
+    )
     places = images if command == "check" else f"{images} out=PATH"
     parser = Parser(
         prog=f"lepton-pipe {command} {name}",
@@ -167,14 +169,18 @@ def _add_parameter(group: Any, parameter: Parameter) -> None:
 
 def _add_opening(parser: Parser) -> None:
     group = parser.add_argument_group(
-        "what an input's file does not say (with several images, raw=VALUE)"
+        "what an input's file does not say (for one of several images: NAME=VALUE)"
     )
-    group.add_argument("--level", action="append", help="scale level of a pyramid, 0 the finest")
-    group.add_argument("--axes", action="append", help="axes as stored, such as tyx")
-    group.add_argument(
-        "--scale", action="append", help="voxel size: one number, or z,y,x separated by commas"
+    add = group.add_argument
+    add("--input-level", action="append", metavar="N", help="scale level, 0 the finest")
+    add("--input-axes", action="append", metavar="AXES", help="axes as stored, such as tyx")
+    add(
+        "--input-scale",
+        action="append",
+        metavar="SIZE",
+        help="voxel size: one number, or z,y,x separated by commas",
     )
-    group.add_argument("--unit", action="append", help="unit of the voxel size: micrometer ...")
+    add("--input-unit", action="append", metavar="UNIT", help="unit of the voxel size: micrometer")
 
 
 def _add_run(parser: Parser) -> None:
@@ -194,7 +200,7 @@ def _add_run(parser: Parser) -> None:
 
 def _add_check(parser: Parser) -> None:
     parser.add_argument_group("the check").add_argument(
-        "--crop", type=int, default=128, help="voxels per axis of the part that is checked"
+        "--part", type=int, default=128, help="voxels per axis of the part that is checked"
     )
 
 
@@ -229,7 +235,7 @@ def _request(command: str, pipeline: Pipeline, found: argparse.Namespace) -> Req
     }
     request.opening = _opening(pipeline, found)
     if command == "check":
-        request.crop = found.crop
+        request.part = found.part
     else:
         names = ("memory", "workers", "threads", "device", "scheduler", "serial", "overwrite")
         request.options = {n: getattr(found, n) for n in names}
@@ -239,13 +245,13 @@ def _request(command: str, pipeline: Pipeline, found: argparse.Namespace) -> Req
 def _opening(pipeline: Pipeline, found: argparse.Namespace) -> dict[str, dict[str, Any]]:
     opening: dict[str, dict[str, Any]] = {}
     for option in ("level", "axes", "scale", "unit"):
-        for word in getattr(found, option) or []:
+        for word in getattr(found, f"input_{option}") or []:
             name, equals, text = word.rpartition("=")
-            names = [name] if equals else pipeline.images
+            names = [name] if equals else list(pipeline.images)
             for image in names:
                 if image not in pipeline.images:
                     raise UsageError(
-                        f"--{option} {word}: there is no image {image!r}; there are "
+                        f"--input-{option} {word}: there is no image {image!r}; there are "
                         f"{', '.join(pipeline.images)}"
                     )
                 opening.setdefault(image, {})[option] = _opening_value(option, text)
@@ -260,7 +266,7 @@ def _opening_value(option: str, text: str) -> Any:
             numbers = [float(t) for t in text.split(",")]
             return numbers[0] if len(numbers) == 1 else numbers
     except ValueError as error:
-        raise UsageError(f"--{option} {text!r} is not a number") from error
+        raise UsageError(f"--input-{option} {text!r} is not a number") from error
     return text
 
 

@@ -82,7 +82,7 @@ class CheckResult:
 def check(
     pipeline: Pipeline,
     *,
-    crop: int = 128,
+    part: int = 128,
     runs: int = RUNS,
     seed: int = 0,
     dask: bool = True,
@@ -92,7 +92,7 @@ def check(
 
     Parameters
     ----------
-    crop
+    part
         Voxels along each axis of the part that is checked, from the middle of the image.
     runs
         How many random shapes of blocks; the last one runs on Dask if `dask`.
@@ -106,15 +106,15 @@ def check(
     """
     images, parameters = pipeline.split((), arguments)
     sources = open_images(images)
-    parts = {n: _crop(s, crop) for n, s in sources.items()}
-    spec = pipeline.bind({n: s.type for n, s in parts.items()}, parameters)
-    whole = evaluate(spec, {n: s.read(s.type.grid.region) for n, s in parts.items()})
-    result = CheckResult(pipeline.name, {n: s.type.grid.shape for n, s in parts.items()})
+    pieces = {n: _cut_out(s, part) for n, s in sources.items()}
+    spec = pipeline.bind({n: s.type for n, s in pieces.items()}, parameters)
+    whole = evaluate(spec, {n: s.read(s.type.grid.region) for n, s in pieces.items()})
+    result = CheckResult(pipeline.name, {n: s.type.grid.shape for n, s in pieces.items()})
     random = np.random.default_rng(seed)
     for number in range(runs):
         tiling = random_tiling(spec, random)
         on_dask = dask and number == runs - 1
-        made = run_in_blocks(spec, parts, tiling, dask=on_dask)
+        made = run_in_blocks(spec, pieces, tiling, dask=on_dask)
         for name, expected in whole.items():
             verdict, detail = compare(expected, made[name])
             result.differences.append(
@@ -123,7 +123,7 @@ def check(
     return result
 
 
-def _crop(source: Any, size: int) -> Any:
+def _cut_out(source: Any, size: int) -> Any:
     grid = source.type.grid
     start = [max(0, (n - size) // 2) if i in grid.spatial else 0 for i, n in enumerate(grid.shape)]
     stop = [

@@ -157,8 +157,13 @@ def _fit_sequence(value: tuple[Any, ...], members: tuple[Any, ...]) -> tuple[boo
     return True, tuple(fitted)
 
 
-def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Parameter]]:
-    """Return the names of a pipeline's images, and its other parameters.
+def _is_image(annotation: Any) -> bool:
+    """Tell an image parameter, ``lp.Image`` or ``lp.Image | None``, from any other."""
+    return [a for a in _alternatives(annotation) if a is not type(None)] == [Image]
+
+
+def read_signature(fn: Callable[..., Any]) -> tuple[dict[str, bool], dict[str, Parameter]]:
+    """Return a pipeline's images, by name whether each is required, and its other parameters.
 
     Raises
     ------
@@ -170,7 +175,7 @@ def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, P
         p.arg_name: " ".join((p.description or "").split())
         for p in docstring_parser.parse(fn.__doc__ or "").params
     }
-    images: list[str] = []
+    images: dict[str, bool] = {}
     parameters: dict[str, Parameter] = {}
     for name, parameter in inspect.signature(fn).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -178,8 +183,8 @@ def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, P
                 f"pipeline {fn.__name__}: *{name} is not allowed; name every image and parameter"
             )
         annotation = hints.get(name, parameter.annotation)
-        if annotation is Image:
-            images.append(name)
+        if _is_image(annotation):
+            images[name] = parameter.default is parameter.empty
         elif annotation is parameter.empty and parameter.default is parameter.empty:
             raise UsageError(
                 f"pipeline {fn.__name__}: parameter {name} has no type; annotate it, "
@@ -195,4 +200,4 @@ def read_signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, P
         raise UsageError(
             f"pipeline {fn.__name__} takes no image; annotate one parameter with lp.Image"
         )
-    return tuple(images), parameters
+    return images, parameters

@@ -60,7 +60,11 @@ class Definition:
             for n in given
             if n not in names
         ]
-        problems += [f"image {n!r} is missing" for n in self.images if n not in given]
+        problems += [
+            f"image {n!r} is missing"
+            for n, required in self.images.items()
+            if required and given.get(n) is None
+        ]
         values: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if name not in given and parameter.required:
@@ -72,7 +76,7 @@ class Definition:
                 problems.append(str(error))
         if problems:
             raise SpecError(self.name, problems)
-        return {n: given[n] for n in self.images}, values
+        return {n: given[n] for n in self.images if given.get(n) is not None}, values
 
     def bind(self, images: Mapping[str, ImageType], parameters: Mapping[str, Any]) -> Spec:
         """Trace the function over images of these types and freeze what it describes.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -60,11 +62,9 @@ def test_all_problems_are_told_at_once_in_order_with_the_users_own_lines():
 
 
 def test_the_error_counts_the_problems_and_survives_pickling():
-    import pickle
-
     with pytest.raises(SpecError, match=r"three_mistakes: 4 problems\n") as caught:
         bind(three_mistakes)
-    copy = pickle.loads(pickle.dumps(caught.value))
+    copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
     assert (copy.pipeline, copy.problems) == (caught.value.pipeline, caught.value.problems)
     assert str(copy) == str(caught.value)
 
@@ -153,8 +153,7 @@ def _int(raw: lp.Image):
 
 
 def _text(raw: lp.Image):
-    f"{total(raw):.2f}"
-    return raw
+    return raw, f"{total(raw):.2f}"
 
 
 def _reduce(raw: lp.Image):
