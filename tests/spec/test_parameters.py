@@ -163,7 +163,9 @@ def test_a_default_is_fitted_too_so_that_giving_it_changes_nothing():
 
 
 def test_a_signature_is_read_with_its_help():
-    def cells(raw: lp.Image, dark: lp.Image, *, sigma: float = 2, sizes=(1, 2), limit: int):
+    def cells(
+        raw: lp.Image, dark: lp.Image | None = None, *, sigma: float = 2, sizes=(1, 2), limit: int
+    ):
         """Find cells.
 
         Parameters
@@ -174,7 +176,7 @@ def test_a_signature_is_read_with_its_help():
         """
 
     images, parameters = read_signature(cells)
-    assert images == ("raw", "dark")
+    assert images == {"raw": True, "dark": False}
     assert list(parameters) == ["sigma", "sizes", "limit"]
     assert parameters["sigma"].help == "Width of the filter, in voxels."
     assert parameters["sizes"].annotation is tuple

@@ -407,6 +407,21 @@ def test_what_cannot_be_an_output_is_refused(result, message):
     assert message in problem
 
 
+def test_an_optional_image_may_be_missing_or_none():
+    def flat(raw: lp.Image, dark: lp.Image | None = None):
+        return raw if dark is None else raw - dark
+
+    definition = Definition(flat)
+    assert definition.split(("a",), {}) == ({"raw": "a"}, {})
+    assert definition.split(("a",), {"dark": None}) == ({"raw": "a"}, {})
+    without = definition.bind({"raw": image_type()}, {})
+    both = definition.bind({"raw": image_type(), "dark": image_type()}, {})
+    assert (without.outputs, both.outputs) == ({"flat": "raw"}, {"flat": "subtract"})
+    assert without.digest != both.digest
+    with pytest.raises(SpecError, match="image 'raw' is missing"):
+        definition.split((None,), {})
+
+
 # -- calling --------------------------------------------------------------------------------
 
 

@@ -1,0 +1,280 @@
+"""The version of a kernel's code changes with what it computes, and with nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lepton_pipe as lp
+from lepton_pipe.kernels.filters import gaussian
+from lepton_pipe.spec.digest import code_digest
+from lepton_pipe.spec.kernel import ufunc_kernel
+
+MINE = '''
+import functools
+from dataclasses import dataclass
+
+import digest_helpers
+import lepton_pipe as lp
+import numpy as np
+
+GAIN = 3
+TABLE = {"a": 1, "b": [1, 2]}
+NAMES = frozenset({"first", "second", "third"})
+STEPS = (abs, len)
+WEIGHTS = np.array([1.0, 2.0])
+SHARP = np.float32(0.5)
+UNUSED = 7
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window."""
+
+    size: int = 3
+
+    def grow(self, by):
+        return self.size + by
+
+
+WINDOW = Window(4)
+
+
+def deeper(x):
+    return x + 1
+
+
+def helper(x):
+    """Help."""
+    return deeper(x) * GAIN
+
+
+def made(factor):
+    def scale(x):
+        return x * factor
+
+    return scale
+
+
+SCALE = made(2)
+ADD = functools.partial(max, 10)
+
+
+def whole(n):
+    return n
+
+
+def combine(a, b):
+    return a + b
+
+
+@lp.kernel(depth=1)
+def target(block, size=3, *, how=whole):
+    """Do something."""
+    # a comment
+    if TABLE["a"] and "first" in NAMES and STEPS:
+        block = helper(block) + SCALE(block) + WEIGHTS[0] + SHARP
+    inner = lambda y: y + 5
+    return inner(block) + WINDOW.grow(1) + digest_helpers.remote(block) + ADD(3) + how(1)
+
+
+@lp.kernel(combine=combine)
+def count(block):
+    return block.sum()
+
+
+@lp.kernel(version="7")
+def named(block):
+    return block
+
+
+@lp.kernel
+def calls_kernel(block):
+    return target(block) + named(block)
+'''
+HELPERS = """
+def remote(x):
+    return local(x) - 1
+
+def local(x):
+    return x - 9
+
+def idle(x):
+    return x
+"""
+
+
+class Modules:
+    """The two modules above, edited and imported anew under the same names and paths."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, *changes):
+        mine, helpers = MINE, HELPERS
+        for old, new in changes:
+            assert (mine + helpers).count(old) == 1, f"{old!r} must stand there once"
+            mine, helpers = mine.replace(old, new), helpers.replace(old, new)
+        (self.folder / "digest_mine.py").write_text(mine)
+        (self.folder / "digest_helpers.py").write_text(helpers)
+
+    def digest(self, *changes, kernel="target"):
+        self.write(*changes)
+        for name in ("digest_helpers", "digest_mine"):
+            spec = importlib.util.spec_from_file_location(name, self.folder / f"{name}.py")
+            sys.modules[name] = module = importlib.util.module_from_spec(spec)
+            source = (self.folder / f"{name}.py").read_text()
+            exec(compile(source, module.__file__, "exec"), module.__dict__)  # noqa: S102
+        import linecache
+
+        linecache.checkcache()
+        linecache.clearcache()
+        return code_digest(getattr(sys.modules["digest_mine"], kernel))
+
+
+@pytest.fixture
+def modules(tmp_path):
+    yield Modules(tmp_path)
+    for name in ("digest_helpers", "digest_mine"):
+        sys.modules.pop(name, None)
+
+
+MATTERS = {
+    "its own body": ("return inner(block) + WINDOW", "return inner(block) - WINDOW"),
+    "a lambda in it": ("y + 5", "y + 6"),
+    "a default": ("size=3, *", "size=4, *"),
+    "a function as default": ("    return n\n", "    return n + 1\n"),
+    "a function it calls": ("return deeper(x) * GAIN", "return deeper(x) + GAIN"),
+    "a function that calls": ("    return x + 1\n", "    return x + 2\n"),
+    "a constant": ("GAIN = 3", "GAIN = 4"),
+    "the type of a constant": ("GAIN = 3", "GAIN = 3.0"),
+    "an entry of a mapping": ('{"a": 1', '{"a": 2'),
+    "an entry of a list in a mapping": ('"b": [1, 2]', '"b": [1, 3]'),
+    "a member of a set": ('"third"', '"fourth"'),
+    "a function in a tuple": ("(abs, len)", "(abs, max)"),
+    "an array": ("np.array([1.0, 2.0])", "np.array([1.0, 2.5])"),
+    "a NumPy scalar": ("np.float32(0.5)", "np.float64(0.5)"),
+    "a closure": ("SCALE = made(2)", "SCALE = made(3)"),
+    "the function of a closure": ("return x * factor", "return x / factor"),
+    "a method": ("return self.size + by", "return self.size - by"),
+    "the state of an object": ("Window(4)", "Window(5)"),
+    "what a partial holds": ("partial(max, 10)", "partial(max, 11)"),
+    "a function of another module": ("return local(x) - 1", "return local(x) - 2"),
+    "what that calls": ("return x - 9", "return x - 8"),
+    "its depth": ("@lp.kernel(depth=1)", "@lp.kernel(depth=2)"),
+}
+DOES_NOT_MATTER = {
+    "a comment": ("# a comment", "# quite another comment"),
+    "its docstring": ('"""Do something."""', '"""Do something\n\n    else.\n    """'),
+    "no docstring": ('    """Do something."""\n', ""),
+    "the docstring of a helper": ('"""Help."""', '"""Assist."""'),
+    "the docstring of a class": ('"""A window."""', '"""A frame."""'),
+    "blank lines": ("    inner = lambda", "\n\n    inner = lambda"),
+    "spaces and brackets": ("return deeper(x) * GAIN", "return (deeper( x )*GAIN)"),
+    "trailing commas": (
+        "def target(block, size=3, *, how=whole):",
+        "def target(\n    block,\n    size=3,\n    *,\n    how=whole,\n):",
+    ),
+    "a constant it does not read": ("UNUSED = 7", "UNUSED = 8"),
+    "a function of a module it does not call": (
+        "def idle(x):\n    return x",
+        "def idle(x):\n    return -x",
+    ),
+    "its cost": ("@lp.kernel(depth=1)", "@lp.kernel(depth=1, cost=99, scratch=3)"),
+    "what stands before it": ("GAIN = 3", "import math\n\n\nGAIN = 3"),
+    "the order of a set": ('{"first", "second", "third"}', '{"third", "first", "second"}'),
+}
+
+
+@pytest.mark.parametrize("what", MATTERS)
+def test_the_digest_changes_with(modules, what):
+    assert modules.digest() != modules.digest(MATTERS[what])
+
+
+@pytest.mark.parametrize("what", DOES_NOT_MATTER)
+def test_the_digest_does_not_change_with(modules, what):
+    assert modules.digest() == modules.digest(DOES_NOT_MATTER[what])
+
+
+def test_how_partials_are_combined_matters(modules):
+    change = ("    return a + b\n", "    return b + a\n")
+    assert modules.digest(kernel="count") != modules.digest(change, kernel="count")
+
+
+def test_a_kernel_that_calls_a_kernel_follows_it(modules):
+    base = modules.digest(kernel="calls_kernel")
+    assert modules.digest(MATTERS["a constant"], kernel="calls_kernel") != base
+    unseen = (
+        'version="7")\ndef named(block):\n    return block',
+        'version="7")\ndef named(block):\n    return -block',
+    )
+    assert modules.digest(unseen, kernel="calls_kernel") == base
+    assert modules.digest(('"7"', '"8"'), kernel="calls_kernel") != base
+
+
+def test_an_explicit_version_wins(modules):
+    assert modules.digest(kernel="named") == "version:7"
+    changed = ("def named(block):\n    return block", "def named(block):\n    return -block")
+    assert modules.digest(changed, kernel="named") == "version:7"
+
+
+def fresh(folder, seed, script):
+    root = str(Path(lp.__file__).parents[1])
+    path = os.pathsep.join([str(folder), root])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_fresh_processes_agree(modules):
+    here = [modules.digest(), modules.digest(kernel="count")]
+    # The second of them reads the modules from bytecode that the first one wrote.
+    for seed in ("1", "2"):
+        script = (
+            "import digest_mine as m; from lepton_pipe.spec.digest import code_digest as d;"
+            "from lepton_pipe.kernels.filters import gaussian;"
+            "print(d(m.target), d(m.count), d(gaussian))"
+        )
+        assert fresh(modules.folder, seed, script) == [*here, code_digest(gaussian)]
+
+
+def test_code_without_a_file_has_a_digest_too():
+    def typed(text):
+        made = {"lp": lp}
+        exec(text, made)  # noqa: S102
+        return code_digest(made["k"])
+
+    base = "@lp.kernel\ndef k(block):\n    return max(block, (lambda: 3)())"
+    assert typed(base) == typed(base)
+    assert typed(base) != typed(base.replace("max", "min"))
+    assert typed(base) != typed(base.replace("3", "4"))
+
+
+def test_ufuncs_have_their_name():
+    assert code_digest(ufunc_kernel(np.add)) == code_digest(ufunc_kernel(np.add))
+    assert code_digest(ufunc_kernel(np.add)) != code_digest(ufunc_kernel(np.subtract))
+
+
+def test_functions_that_call_each_other_end():
+    def even(n):
+        return n == 0 or odd(n - 1)
+
+    def odd(n):
+        return n != 0 and even(n - 1)
+
+    @lp.kernel
+    def recursive(block):
+        return even(block)
+
+    assert code_digest(recursive) == code_digest(recursive)
