@@ -82,11 +82,11 @@ def main() -> None:
     assert math.isclose(found["entropy"], shannon_entropy(green), rel_tol=1e-12)
 
     # Blocks of random shapes, serial and on Dask, against the whole in memory.
-    good = check(vessels, raw=green, crop=200)
+    good = check(vessels, raw=green, part=200)
     print(good)
     assert good.equal
 
-    bad = check(hasty_vessels, raw=green, crop=200, dask=False)
+    bad = check(hasty_vessels, raw=green, part=200, dask=False)
     print(bad)
     assert not bad.equal, "a depth that is too small must be found out"
 
