@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from math import prod
 
 from lepton_pipe.geometry import Blocks, Grid, Region
@@ -42,19 +43,35 @@ def task_bytes(
     inputs: Mapping[str, InputInfo],
 ) -> int:
     """Return the most bytes that the task of a full-sized block holds at once."""
-    block = typical_block(stage)
     if stage.sweep is not None:
-        return _sweep_bytes(spec, stage, block, arrays, inputs)
-    regions = block_regions(spec, stage, block)
+        return _sweep_bytes(spec, stage, typical_block(stage), arrays, inputs)
+    regions = widest_regions(spec, stage)
     held = _walk(spec, stage, regions, stage.steps)
     return held + _codec_bytes(stage, arrays, inputs, spec)
 
 
 def typical_block(stage: Stage) -> Region:
-    """Return the block nearest the middle: none has a larger read region."""
+    """Return the block nearest the middle; none is larger."""
     blocks = Blocks(stage.grid.shape, stage.block)
     middle = tuple((c - 1) // 2 for c in blocks.counts)
     return blocks.region(blocks.index(middle))
+
+
+def widest_regions(spec: Spec, stage: Stage) -> dict[str, Region]:
+    """Return the regions of the block that reads most.
+
+    It is the one nearest the middle, unless a kernel looks further to one side than to the other.
+    """
+    if all(low == high for s in stage.steps for low, high in spec[s].depth):
+        return block_regions(spec, stage, typical_block(stage))
+    blocks = stage.blocks
+    places = product(*({0, (c - 1) // 2, c - 1} for c in blocks.counts))
+    found = (block_regions(spec, stage, blocks.region(blocks.index(p))) for p in places)
+    return max(found, key=lambda regions: _total_bytes(spec, regions))
+
+
+def _total_bytes(spec: Spec, regions: Mapping[str, Region]) -> int:
+    return sum(region_bytes(spec.image_type(i), r) for i, r in regions.items())
 
 
 def _walk(spec: Spec, stage: Stage, regions: Mapping[str, Region], steps: Sequence[str]) -> int:

@@ -27,9 +27,10 @@ from lepton_pipe.plan.model import (
 from lepton_pipe.plan.stages import Draft, choose_kept, closure, draft_stages, stage_name
 from lepton_pipe.spec import Image, ImageType, Ref, Spec, Step
 
+MIB = 2**20
 # Resident bytes of a process with everything imported, before it holds a single block.
-DRIVER_BYTES = 220 * 2**20
-WORKER_BYTES = 230 * 2**20
+DRIVER_BYTES = 220 * MIB
+WORKER_BYTES = 230 * MIB
 
 
 def baseline(resources: Resources) -> int:
@@ -59,11 +60,55 @@ def make_plan(
     Raises
     ------
     MemoryRefusedError
-        When no block shape fits the memory.
+        When no block shape fits the memory; names the memory that is enough.
     RefusedError
         When an output has a dtype that cannot be stored.
     """
     _refuse_dtypes(spec)
+    try:
+        return _plan(spec, inputs, resources, tiling)
+    except MemoryRefusedError as error:
+        enough = _enough(spec, inputs, resources, tiling)
+        raise MemoryRefusedError(
+            f"{error}; give the run at least {enough // MIB} MiB, fewer workers, or store the "
+            "input in smaller chunks"
+        ) from None
+
+
+def _enough(
+    spec: Spec,
+    inputs: Mapping[str, InputInfo],
+    resources: Resources,
+    tiling: Mapping[str, int] | None,
+) -> int:
+    """Return memory, in whole MiB, that a plan was made with; a few percent less was refused."""
+
+    def fits(memory: int) -> bool:
+        try:
+            _plan(spec, inputs, replace(resources, memory=memory), tiling)
+        except MemoryRefusedError:
+            return False
+        return True
+
+    too_little = max(resources.memory, MIB)
+    enough = 2 * max(too_little, baseline(resources))
+    while not fits(enough):
+        too_little, enough = max(too_little, enough), 2 * enough
+    while enough > 1.03 * too_little:
+        middle = (too_little + enough) // 2
+        if fits(middle):
+            enough = middle
+        else:
+            too_little = middle
+    return -(-enough // MIB) * MIB
+
+
+def _plan(
+    spec: Spec,
+    inputs: Mapping[str, InputInfo],
+    resources: Resources,
+    tiling: Mapping[str, int] | None,
+) -> Plan:
     _refuse_tiny_memory(resources)
     levels = assign_levels(spec)
     stored, decisions = choose_kept(spec, levels)
@@ -106,9 +151,8 @@ _STORABLE = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "
 def _refuse_tiny_memory(resources: Resources) -> None:
     if resources.memory <= baseline(resources):
         raise MemoryRefusedError(
-            f"memory {resources.memory // 2**20} MiB is less than the processes of a run hold "
-            f"before any block ({baseline(resources) // 2**20} MiB with {resources.workers} "
-            "worker(s)); give more memory, fewer workers, or run in one process (serial)"
+            f"memory {resources.memory // MIB} MiB is less than the processes of a run hold "
+            f"before any block: {baseline(resources) // MIB} MiB with {resources.workers} worker(s)"
         )
 
 

@@ -69,7 +69,7 @@ def choose_block(
     Raises
     ------
     MemoryRefusedError
-        When not even one block of the smallest shape fits; names the memory that would.
+        When not even one block of the smallest shape fits.
     """
     best: tuple[tuple[int, ...], int] | None = None
     smallest = None
@@ -86,8 +86,7 @@ def choose_block(
     if best is None:
         raise MemoryRefusedError(
             f"stage {what}: one block of {_by(unit)} voxels needs {_mib(smallest or 0)} MiB, but "
-            f"{_mib(budget)} MiB are left for blocks; raise the memory by at least "
-            f"{_mib((smallest or 0) - budget) + 1} MiB, or store the input in smaller chunks"
+            f"{_mib(budget)} MiB are left for blocks beside what the processes hold"
         )
     return best
 
