@@ -117,6 +117,11 @@ class Grid:
         return self.region.size
 
     @property
+    def rank(self) -> tuple[int, int]:
+        """What decides which of several images the others are broadcast to: axes, then voxels."""
+        return self.ndim, self.size
+
+    @property
     def region(self) -> Region:
         """The region that covers the whole grid."""
         return Region.whole(self.shape)

@@ -15,7 +15,7 @@ def leading_grid(spec: Spec, step: Step) -> Grid:
     if step.kernel is None:
         return spec.image_type(step.id).grid
     grids = [spec.image_type(i).grid for i in spec.image_inputs(step)]
-    return max(grids, key=lambda g: g.ndim)
+    return max(grids, key=lambda g: g.rank)
 
 
 def is_local(step: Step) -> bool:

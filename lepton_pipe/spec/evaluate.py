@@ -40,7 +40,7 @@ def compute_step(spec: Spec, step: Step, results: Mapping[str, Any]) -> Any:
     images = [spec.image_type(i) for i in spec.image_inputs(step)]
     if not images:
         return as_value(step.kernel.run(args, None))
-    leading = max(images, key=lambda t: t.grid.ndim)
+    leading = max(images, key=lambda t: t.grid.rank)
     result = step.kernel.whole(args, Place.whole(leading.grid))
     if isinstance(step.type, ImageType):
         check_result(step, result, step.type.grid.shape)

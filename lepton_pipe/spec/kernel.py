@@ -72,10 +72,9 @@ class Kernel:
         needs: Callable[..., Region] | None = None,
         sweep: str | None = None,
         version: str | None = None,
-        name: str | None = None,
     ) -> None:
         self.fn = fn
-        self.name: str = name or str(getattr(fn, "__name__", type(fn).__name__))
+        self.name = str(getattr(fn, "__name__", type(fn).__name__))
         self.__doc__ = fn.__doc__
         self.__module__ = fn.__module__
         self.__wrapped__ = fn
@@ -182,10 +181,7 @@ class Kernel:
     def _value_node(self, bound: dict[str, Any], context: dict[str, Any], where: str) -> Node:
         if self.check is not None:
             rules.call_rule(self.check, context)
-        if isinstance(self.fn, np.ufunc):
-            type_ = _ufunc_value(self.fn, context)
-        else:
-            type_ = self._value_type(context)
+        type_ = self._value_type(context)
         return Value(type_, Call(self, bound, no_depth(0), 0.0, 0.0, where))
 
     def _value_type(self, context: Mapping[str, Any]) -> ValueType:
@@ -195,11 +191,11 @@ class Kernel:
         result: ValueType = rules.call_rule(value, context)
         return result
 
+    def _image_dtype(self, first: ImageType, context: Mapping[str, Any]) -> np.dtype[Any]:
+        return rules.resolve_dtype(self.dtype, first, context)
+
     def _image_type(self, first: ImageType, context: Mapping[str, Any]) -> ImageType:
-        if isinstance(self.fn, np.ufunc):
-            dtype = _ufunc_dtype(self.fn, context)
-        else:
-            dtype = rules.resolve_dtype(self.dtype, first, context)
+        dtype = self._image_dtype(first, context)
         grid = rules.call_rule(self.grid, context) if self.grid is not None else first.grid
         kind: ImageKind
         if callable(self.kind):
@@ -217,7 +213,7 @@ class Kernel:
         types = {n: a.type for n, a in bound.items() if isinstance(a, Image)}
         if not types:
             return Value(ValueType(), None)
-        return Image(max(types.values(), key=lambda t: t.grid.ndim), None)
+        return Image(max(types.values(), key=lambda t: t.grid.rank), None)
 
     def _validate(self, grid: Grid, context: dict[str, Any]) -> None:
         context["grid"] = grid
@@ -237,7 +233,7 @@ class Kernel:
         }
         bound = {n: a.part(0) if isinstance(a, PerBlock) else a for n, a in bound.items()}
         context: dict[str, Any] = {**bound, **arrays}
-        if not arrays or isinstance(self.fn, np.ufunc):
+        if not arrays:
             return self.run(bound, None)
         grid = _leading(arrays).grid
         self._validate(grid, context)
@@ -250,8 +246,6 @@ class Kernel:
 
     def run(self, args: Mapping[str, Any], place: Place | None) -> Any:
         """Call the function on arrays, as a worker does for one block."""
-        if isinstance(self.fn, np.ufunc):
-            return self.fn(*args.values())
         if self.takes_place:
             return self.fn(**args, place=place)
         return self.fn(**args)
@@ -275,7 +269,7 @@ class Kernel:
 
 def _leading(types: Mapping[str, ImageType]) -> ImageType:
     """Return the image of highest rank, the first of them, if all fit it by broadcasting."""
-    first_name, first = max(types.items(), key=lambda item: item[1].grid.ndim)
+    first_name, first = max(types.items(), key=lambda item: item[1].grid.rank)
     for name, other in types.items():
         shape, axes = first.grid.shape, first.grid.axes
         n = other.grid.ndim
@@ -289,76 +283,6 @@ def _leading(types: Mapping[str, ImageType]) -> ImageType:
                 "each as long as the other's or 1"
             )
     return first
-
-
-def _sample(argument: Any) -> Any:
-    if isinstance(argument, ImageType):
-        return np.ones((1,), argument.dtype)
-    return argument.sample() if isinstance(argument, ValueType) else argument
-
-
-def _ufunc_dtype(ufunc: np.ufunc, context: Mapping[str, Any]) -> np.dtype[Any]:
-    arguments = [context[n] for n in context if n != "grid"]
-    if any(isinstance(a, ValueType) and a.shape for a in arguments):
-        raise TypeError(
-            "a value that is an array cannot be combined with an image voxel by voxel: the image "
-            "is computed in blocks; make a number of it first"
-        )
-    with np.errstate(all="ignore"):
-        result = np.asarray(ufunc(*map(_sample, arguments)))
-    integers = [
-        np.dtype(a.dtype)
-        for a in arguments
-        if isinstance(a, (ImageType, np.integer)) and np.dtype(a.dtype).kind in "iu"
-    ]
-    mixed = len(integers) == 2 and integers[0].kind != integers[1].kind
-    if mixed and result.dtype == np.float64 and ufunc.types and "qq->q" in ufunc.types:
-        raise TypeError(
-            f"{integers[0]} with {integers[1]} becomes float64, which cannot hold integers above "
-            "2**53: values would be lost; use astype on one of them first"
-        )
-    return result.dtype
-
-
-def _ufunc_value(ufunc: np.ufunc, context: Mapping[str, Any]) -> ValueType:
-    arguments = list(context.values())
-    result = np.asarray(ufunc(*map(_sample, arguments)))
-    shapes = [a.shape for a in arguments if isinstance(a, ValueType)]
-    return ValueType(str(result.dtype), max(shapes, key=len))
-
-
-@functools.cache
-def ufunc_kernel(ufunc: np.ufunc) -> Kernel:
-    """Return the kernel that applies a NumPy ufunc element by element."""
-    return _UfuncKernel(ufunc)
-
-
-class _UfuncKernel(Kernel):
-    """A NumPy ufunc. Its arguments are called ``x1, x2, ...`` as in NumPy's documentation."""
-
-    def __init__(self, ufunc: np.ufunc) -> None:
-        super().__init__(_Positional(ufunc), cost=1.0, name=ufunc.__name__)
-        self.fn = ufunc
-        self.signature = inspect.Signature(
-            [
-                inspect.Parameter(f"x{i + 1}", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-                for i in range(ufunc.nin)
-            ]
-        )
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return ufunc_kernel, (self.fn,)
-
-
-class _Positional:
-    """Gives a ufunc the attributes that a function has."""
-
-    def __init__(self, ufunc: np.ufunc) -> None:
-        self.__name__ = ufunc.__name__
-        self.__doc__ = ufunc.__doc__
-
-    def __call__(self, *args: Any) -> Any:
-        raise NotImplementedError
 
 
 class Declared(TypedDict, total=False):

@@ -79,7 +79,7 @@ class _Arithmetic(NDArrayOperatorsMixin, Node):
     __hash__ = object.__hash__
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        from lepton_pipe.spec.kernel import ufunc_kernel
+        from lepton_pipe.spec.operators import ufunc_kernel
 
         if "out" in kwargs:
             raise TypeError(

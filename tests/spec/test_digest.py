@@ -14,7 +14,7 @@ import pytest
 import lepton_pipe as lp
 from lepton_pipe.kernels.filters import gaussian
 from lepton_pipe.spec.digest import code_digest
-from lepton_pipe.spec.kernel import ufunc_kernel
+from lepton_pipe.spec.operators import ufunc_kernel
 
 MINE = '''
 import functools

@@ -15,7 +15,7 @@ import pytest
 import lepton_pipe as lp
 from lepton_pipe.kernels.filters import gaussian
 from lepton_pipe.spec import Kernel
-from lepton_pipe.spec.kernel import ufunc_kernel
+from lepton_pipe.spec.operators import ufunc_kernel
 
 ROOT = str(Path(lp.__file__).parents[1])
 FILE = """

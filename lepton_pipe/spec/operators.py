@@ -1,0 +1,92 @@
+"""NumPy's operators and element-wise functions as kernels, with NumPy's own rules for dtypes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lepton_pipe.spec.kernel import Kernel
+from lepton_pipe.spec.types import ImageType, Place, ValueType
+
+
+@functools.cache
+def ufunc_kernel(ufunc: np.ufunc) -> Kernel:
+    """Return the kernel that applies a NumPy ufunc element by element."""
+    return UfuncKernel(ufunc)
+
+
+class UfuncKernel(Kernel):
+    """A NumPy ufunc. Its arguments are called ``x1, x2, ...`` as in NumPy's documentation."""
+
+    def __init__(self, ufunc: np.ufunc) -> None:
+        super().__init__(_as_function(ufunc), cost=1.0)
+        self.fn = ufunc
+        names = [f"x{i + 1}" for i in range(ufunc.nin)]
+        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self.signature = inspect.Signature([inspect.Parameter(n, positional) for n in names])
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return ufunc_kernel, (self.fn,)
+
+    def run(self, args: Mapping[str, Any], place: Place | None) -> Any:
+        """Apply the ufunc; it needs no place."""
+        del place
+        return self.fn(*args.values())
+
+    def _compute_whole(self, bound: dict[str, Any]) -> Any:
+        return self.run(bound, None)
+
+    def _image_dtype(self, first: ImageType, context: Mapping[str, Any]) -> np.dtype[Any]:
+        del first
+        arguments = [context[n] for n in context if n != "grid"]
+        if any(isinstance(a, ValueType) and a.shape for a in arguments):
+            raise TypeError(
+                "a value that is an array cannot be combined with an image voxel by voxel: the "
+                "image is computed in blocks; make a number of it first"
+            )
+        with np.errstate(all="ignore"):
+            result = np.asarray(self.fn(*map(_sample, arguments)))
+        _refuse_lossy(self.fn, arguments, result.dtype)
+        return result.dtype
+
+    def _value_type(self, context: Mapping[str, Any]) -> ValueType:
+        arguments = list(context.values())
+        with np.errstate(all="ignore"):
+            result = np.asarray(self.fn(*map(_sample, arguments)))
+        shapes = [a.shape for a in arguments if isinstance(a, ValueType)]
+        return ValueType(str(result.dtype), max(shapes, key=len))
+
+
+def _as_function(ufunc: np.ufunc) -> Callable[..., Any]:
+    """Return a function with the name, text and signature that a ufunc itself does not have."""
+
+    def function(*args: Any) -> Any:
+        return ufunc(*args)
+
+    function.__name__, function.__doc__ = ufunc.__name__, ufunc.__doc__
+    return function
+
+
+def _sample(argument: Any) -> Any:
+    if isinstance(argument, ImageType):
+        return np.ones((1,), argument.dtype)
+    return argument.sample() if isinstance(argument, ValueType) else argument
+
+
+def _refuse_lossy(ufunc: Any, arguments: list[Any], result: np.dtype[Any]) -> None:
+    """Refuse what NumPy does in silence: a signed with an unsigned 64-bit integer gives float64."""
+    integers = [
+        np.dtype(a.dtype)
+        for a in arguments
+        if isinstance(a, (ImageType, np.integer)) and np.dtype(a.dtype).kind in "iu"
+    ]
+    mixed = len(integers) == 2 and integers[0].kind != integers[1].kind
+    if mixed and result == np.float64 and "qq->q" in ufunc.types:
+        raise TypeError(
+            f"{integers[0]} with {integers[1]} becomes float64, which cannot hold integers above "
+            "2**53: values would be lost; use astype on one of them first"
+        )
