@@ -8,7 +8,8 @@ from math import lcm, prod
 from lepton_pipe.errors import MemoryRefusedError
 from lepton_pipe.geometry import Blocks, Grid
 
-MAX_BLOCK_VOXELS = 2**25
+# Beyond this a block gains little: its overlap is small already, and its task is worth its cost.
+MAX_BLOCK_VOXELS = 2**23
 # Enough blocks for each slot that the last ones to end do not leave the others waiting long.
 BLOCKS_PER_SLOT = 3
 
