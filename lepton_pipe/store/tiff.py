@@ -52,7 +52,7 @@ class TiffHandle:
             )
         self.series = series.levels[level]
         store = series.aszarr(level=level, chunkmode=self._chunk_mode(), maxworkers=1)
-        self.array: AsyncArray = run(zarr_async.open_array(store=store, mode="r", zarr_format=2))
+        self.array: AsyncArray = run(zarr_async.open_array(store=store, mode="r"))
 
     def _chunk_mode(self) -> str:
         page = self.series.keyframe

@@ -20,11 +20,7 @@ def check_whole(tiff: Any, series: Any, where: str) -> None:
     for level in series.levels:
         _check_pixels(level, where, tiff.filehandle.size)
     expected = _expected_planes(tiff)
-    have = math.prod(
-        n
-        for a, n in zip(series.get_axes(False), series.get_shape(False), strict=True)
-        if a in "TCZIQ"
-    )
+    have = math.prod(n for a, n in zip(series.axes, series.shape, strict=True) if a in "TCZIQ")
     if expected is not None and have < expected:
         raise _cut_off(where, f"its metadata tells of {expected} planes, but {have} are there")
 
@@ -59,7 +55,7 @@ def _check_chain(tiff: Any, where: str) -> None:
 
 def _check_pixels(level: Any, where: str, size: int) -> None:
     if level.dataoffset is not None:
-        if level.dataoffset + math.prod(level.get_shape(False)) * level.dtype.itemsize > size:
+        if level.dataoffset + math.prod(level.shape) * level.dtype.itemsize > size:
             raise _cut_off(where, "its pixels reach beyond the end of the file")
         return
     for index, page in enumerate(level):
