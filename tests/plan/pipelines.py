@@ -65,7 +65,7 @@ class Builder:
         return maximum(image, self.draw(st.sampled_from([3, 4, 5])))
 
     def do_lean(self, image):
-        if image.ndim < 2 or image.dtype == bool or image.kind == "labels":
+        if image.axes[-2:] != ("y", "x") or image.dtype == bool or image.kind == "labels":
             return None
         return lean(image)
 
@@ -82,9 +82,13 @@ class Builder:
         return image / (maximum_of(image) + mean(image))
 
     def do_label(self, image):
+        if not image.grid.spatial:
+            return None
         return label(image > mean(image), 1)
 
     def do_measure(self, image):
+        if not image.grid.spatial:
+            return None
         labels = label(image > mean(image), 1)
         self.others.append(regionprops(labels, image, properties=["label", "area"]))
         return labels
