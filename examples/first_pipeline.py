@@ -1,9 +1,9 @@
 """Find the coins in a picture and measure them: first in memory, then from file to file.
 
-Run it with ``python first_pipeline.py``. It writes ``coins.tif`` and ``coins_found/`` into the
+Run it with ``python first_pipeline.py``. It writes ``coins.tif`` and ``coins.zarr/`` into the
 current directory. The same file works on the command line, too::
 
-    lepton-pipe run first_pipeline.py raw=coins.tif out=coins_found --sigma 3
+    lepton-pipe run first_pipeline.py raw=coins.tif out=coins.zarr --sigma 3
 """
 
 import pyarrow.parquet as pq
@@ -42,7 +42,7 @@ def main() -> None:
 
     # 2. From file to file it is planned first. Nothing is computed or written yet.
     tifffile.imwrite("coins.tif", picture)
-    plan = coins.plan(raw="coins.tif", out="coins_found", memory="1GiB", overwrite=True)
+    plan = coins.plan(raw="coins.tif", out="coins.zarr", memory="1GiB", overwrite=True)
     print(plan)
 
     # 3. Then it runs in blocks, on a Dask cluster that is started for it and closed at the end.

@@ -2,7 +2,7 @@
 
 Run it with ``python own_input.py``. The format here is ENVI's, common in remote sensing: a text
 header beside a file of raw binary planes, one for each band. It writes ``scene.hdr``,
-``scene.dat`` and ``scene_zarr/`` into the current directory.
+``scene.dat`` and ``scene.zarr/`` into the current directory.
 
 Where a file fits in memory there is no need for any of this: hand over the array.
 """
@@ -82,7 +82,7 @@ def main() -> None:
 
     # A source goes wherever a path would.
     source = open_envi(header)
-    plan = convert.plan(raw=source, out="scene_zarr", memory="1GiB", overwrite=True)
+    plan = convert.plan(raw=source, out="scene.zarr", memory="1GiB", overwrite=True)
     print(plan)
     report = plan.run()
     print(report)

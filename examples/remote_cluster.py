@@ -28,7 +28,7 @@ def main() -> None:
     ) as cluster:
         plan = galaxies.plan(
             raw="sky.tif",
-            out="sky_found",
+            out="sky.zarr",
             memory="2GiB",
             scheduler=cluster.scheduler_address,
             overwrite=True,

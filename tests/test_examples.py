@@ -36,10 +36,10 @@ def test_script(script: Path, tmp_path: Path) -> None:
 def test_a_script_runs_twice_and_from_the_command_line(tmp_path: Path) -> None:
     script = EXAMPLES / "first_pipeline.py"
     assert run(script, cwd=tmp_path).returncode == 0
-    words = (script, "raw=coins.tif", "out=coins_found", "--sigma", "3", "--serial", "--overwrite")
+    words = (script, "raw=coins.tif", "out=coins.zarr", "--sigma", "3", "--serial", "--overwrite")
     done = run("-m", "lepton_pipe.cli", "run", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "coins_found" / "lepton.json").read_text())
+    record = json.loads((tmp_path / "coins.zarr" / "lepton.json").read_text())
     assert record["pipeline"]["parameters"]["sigma"] == 3.0
 
 
