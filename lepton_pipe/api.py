@@ -6,14 +6,12 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.device import DeviceChoice, choose_device
 from lepton_pipe.errors import RefusedError, UsageError
 from lepton_pipe.spec import Definition, Node, Spec, evaluate
-from lepton_pipe.spec.types import TableType
 
 if TYPE_CHECKING:
     from lepton_pipe import plan as plans
@@ -120,7 +118,7 @@ class Pipeline(Definition):
         options = RunOptions(memory, workers, threads, device, serial, overwrite, scheduler)
         sources = open_images(images)
         spec = self.bind({n: s.type for n, s in sources.items()}, parameters)
-        return Plan(spec, sources, Path(out).expanduser().absolute(), options)
+        return Plan(spec, sources, out, options)
 
 
 def pipeline(fn: Callable[..., Any]) -> Pipeline:
@@ -188,12 +186,13 @@ class Plan:
     """
 
     def __init__(
-        self, spec: Spec, sources: Mapping[str, Source], out: Path, options: RunOptions
+        self, spec: Spec, sources: Mapping[str, Source], out: str | Path, options: RunOptions
     ) -> None:
-        from lepton_pipe.run.refusals import refuse_places
+        from lepton_pipe.run.refusals import local_output, refuse_places
 
-        self.spec, self.sources, self.out, self.options = spec, sources, out, options
-        refuse_places(out, sources, overwrite=options.overwrite)
+        self.spec, self.sources, self.options = spec, sources, options
+        self.out = local_output(out)
+        refuse_places(self.out, sources, overwrite=options.overwrite)
         self.data: plans.Plan = self._make()
 
     def _make(self) -> plans.Plan:
@@ -231,13 +230,6 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         return {"out": str(self.out), **self.data.to_json()}
-
-    @cached_property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the outputs that are tables."""
-        return tuple(
-            n for n, s in self.spec.outputs.items() if isinstance(self.spec[s].type, TableType)
-        )
 
     def run(self, *, progress: bool | None = None) -> Report:
         """Run the plan and publish its results at `out`.

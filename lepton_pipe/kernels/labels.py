@@ -65,7 +65,8 @@ def local_labels(mask: Any, spatial: int, connectivity: int) -> tuple[Any, int]:
     labels, count = xp.zeros(parts.shape, np.uint32), 0
     for part, out in zip(parts, labels, strict=True):
         found, more = _label_one(part, connectivity)
-        xp.add(found, np.uint32(count), out=out, where=part)
+        xp.multiply(part, np.uint32(count), out=out)  # CuPy's ufuncs have no where=
+        out += found
         count += more
     return labels.reshape(mask.shape), count
 
@@ -109,7 +110,8 @@ def label_join(
 ) -> Fragments:
     """Label every block by itself and find out which labels are one object.
 
-    How blocks are joined is described in `lepton_pipe.merge.labels`. Part of `label`.
+    How blocks are joined is described in `lepton_pipe.merge.labels`. Part of `label`. On a GPU
+    the block is labelled there; its labels are then copied to the host and described there.
 
     Returns
     -------

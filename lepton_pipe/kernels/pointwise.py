@@ -104,8 +104,10 @@ def _check_clip(low: Any, high: Any) -> None:
 
 def _bound(dtype: np.dtype[Any], bound: Any, ceil: bool) -> Any:
     """Return `bound` as a number of an integer dtype that cuts off the same values."""
-    if bound is None or dtype.kind == "f":
+    if dtype.kind == "f" or (bound is None and dtype.kind != "b"):
         return bound
+    if bound is None:
+        return np.bool_(not ceil)  # CuPy has no open end for booleans
     if bound != bound:
         raise ValueError(
             f"a bound of clip is {bound!r}: {dtype} has no such value, so nothing could be kept "
@@ -113,8 +115,9 @@ def _bound(dtype: np.dtype[Any], bound: Any, ceil: bool) -> Any:
         )
     low, high = limits(dtype)
     if not low <= bound <= high:
-        return low if bound < low else high
-    return int(np.ceil(bound) if ceil else np.floor(bound))
+        bound = low if bound < low else high
+    whole = int(np.ceil(bound) if ceil else np.floor(bound))
+    return np.bool_(whole) if dtype.kind == "b" else whole
 
 
 @kernel(kind="same", scratch=0.5, cost=0.5, check=_check_clip)

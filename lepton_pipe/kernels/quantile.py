@@ -171,7 +171,9 @@ def _count(row: Any, keys: Any, prefix: int, level: int) -> None:
     first = keys.dtype.type(prefix << _DIGIT)
     # Differences wrap around: only keys of this prefix are less than a digit above its first.
     digits = keys - first
-    xp.add.at(row, digits[digits < row.size].astype(np.intp), 1)
+    # Counts as unsigned integers: CuPy before version 15 adds no signed ones of 64 bits.
+    at = digits[digits < row.size].astype(np.intp)
+    xp.add.at(row.view(np.uint64), at, np.uint64(1))
 
 
 def _as_q(q: Any) -> ValueType:

@@ -194,14 +194,22 @@ def histogram_counts(
             f"the histogram's range is {low} to {high}, for there are NaN or infinite values in "
             "the image; replace them first, or give range="
         )
-    xp = array_module(image)
     dtype = np.dtype(np.uint8) if image.dtype == np.bool_ else image.dtype
     ends = (dtype.type(low), dtype.type(high)) if of_image else (low, high)
     counts = np.zeros(bins, np.int64)
     for part in parts(image):
         values = part.astype(dtype, copy=False)
-        counts += to_host(xp.histogram(values, bins=bins, range=ends)[0])
+        counts += _histogram(values, bins, ends)
     return counts
+
+
+def _histogram(values: Any, bins: int, ends: tuple[Any, Any]) -> Any:
+    xp = array_module(values)
+    if xp is np:
+        return np.histogram(values, bins=bins, range=ends)[0]
+    # Edges made on a device could differ in the last place, and values lie on edges.
+    edges = np.histogram_bin_edges(np.empty(0, values.dtype), bins, ends)
+    return to_host(xp.histogram(values, bins=xp.asarray(edges))[0])
 
 
 def bin_width(low: int, high: int, most: int) -> int:

@@ -124,6 +124,10 @@ def regionprops(
         All but the standard deviation and sum of float intensities are exact sums of integers
         rounded once, so they do not depend on how the image is cut. NaN in an object's intensity
         makes its intensity columns NaN, as in NumPy.
+
+    Notes
+    -----
+    Objects are measured on the host: on a GPU, labels and intensity are copied there first.
     """
     labels = to_host(labels)
     values = None if intensity is None else to_host(intensity)

@@ -69,9 +69,11 @@ def make_plan(
         return _plan(spec, inputs, resources, tiling)
     except MemoryRefusedError as error:
         enough = _enough(spec, inputs, resources, tiling)
+        saved = (baseline(resources) - baseline(replace(resources, serial=True))) // MIB
+        serial = "" if resources.serial else f", run in one process (serial; saves {saved} MiB)"
         raise MemoryRefusedError(
-            f"{error}; give the run at least {enough // MIB} MiB, fewer workers, or store the "
-            "input in smaller chunks"
+            f"{error}; give the run at least {enough // MIB} MiB{serial}, or store the input in "
+            "smaller chunks"
         ) from None
 
 

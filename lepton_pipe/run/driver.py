@@ -11,6 +11,7 @@ from typing import Any
 
 from distributed import Client
 
+from lepton_pipe.errors import RunError
 from lepton_pipe.plan import SCRATCH, Plan, Stage
 from lepton_pipe.report.memory import PeakMemory
 from lepton_pipe.report.progress import Watcher
@@ -76,6 +77,12 @@ def run_plan(
         run.report.peak_bytes = memory.peak_bytes
         run.finish(identities)
         staging.publish()
+    except OSError as error:
+        staging.discard()
+        raise RunError(
+            f"{error.filename or staging.path}: {error.strerror or error}; nothing was published "
+            f"and {out} is what it was before. Correct that, then run again"
+        ) from error
     except BaseException:
         staging.discard()
         raise

@@ -16,6 +16,16 @@ from lepton_pipe.store.urls import is_url
 _COMPRESSED = {"image": 0.3, "mask": 0.005, "labels": 0.005}
 
 
+def local_output(out: str | Path) -> Path:
+    """Return `out` as an absolute path; raise `UsageError` when it is a URL."""
+    if is_url(str(out)):
+        raise UsageError(
+            f"out={out}: results are published by a rename, which only a file system has; name a "
+            "local path and copy the result afterwards"
+        )
+    return Path(out).expanduser().absolute()
+
+
 def refuse_places(out: Path, sources: Mapping[str, Source], *, overwrite: bool) -> None:
     """Raise if the output cannot be made where it should be.
 
@@ -26,8 +36,6 @@ def refuse_places(out: Path, sources: Mapping[str, Source], *, overwrite: bool) 
     RefusedError
         When the output lies in an input, or an input in the output.
     """
-    if is_url(str(out)):
-        raise UsageError(f"out={out}: results are written to a file system; name a local path")
     refuse_output(out, overwrite=overwrite)
     resolved = out.resolve()
     for name, source in sources.items():

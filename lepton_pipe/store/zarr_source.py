@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import AxisMap
 from lepton_pipe.store.source import Source, handles
-from lepton_pipe.store.stores import ArrayHandle
+from lepton_pipe.store.stores import METADATA_KEYS, ArrayHandle
 from lepton_pipe.store.urls import is_url
 
 
@@ -66,8 +66,14 @@ class ZarrSource(Source):
         return None if is_url(self.uri) else int(tree_facts(Path(self.uri))["bytes"])
 
     def paths(self) -> tuple[Path, ...]:
-        """Return the array's folder."""
-        return () if is_url(self.uri) else (Path(self.uri),)
+        """Return the folder of the zarr hierarchy that the array is part of."""
+        return () if is_url(self.uri) else (_hierarchy(Path(self.uri)),)
+
+
+def _hierarchy(path: Path) -> Path:
+    while any((path.parent / name).is_file() for name in METADATA_KEYS):
+        path = path.parent
+    return path
 
 
 def tree_facts(root: Path) -> dict[str, int]:
