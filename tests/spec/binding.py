@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from lepton_pipe.errors import SpecError
 from lepton_pipe.geometry import Grid
 from lepton_pipe.spec import Definition, ImageType
 
@@ -17,3 +19,11 @@ def bind(fn, *types, **parameters):
     definition = fn if isinstance(fn, Definition) else Definition(fn)
     found = list(types) or [image_type() for _ in definition.images]
     return definition.bind(dict(zip(definition.images, found, strict=True)), parameters)
+
+
+def problems(fn, *types, **parameters):
+    """The problems that binding a pipeline tells of."""
+    with pytest.raises(SpecError) as caught:
+        bind(fn, *types, **parameters)
+    assert caught.value.pipeline.startswith(fn.__name__)
+    return caught.value.problems
