@@ -1,94 +1,117 @@
+"""The one door to CuPy: what is chosen, and what is copied."""
+
 from __future__ import annotations
 
 import sys
-import types
 
 import numpy as np
 import pytest
 import scipy.ndimage
 
-from lepton_pipe import device
+from lepton_pipe.device import (
+    array_module,
+    choose_device,
+    device_count,
+    ndimage,
+    to_device,
+    to_host,
+)
 from lepton_pipe.errors import RefusedError
-
-
-class FakeRuntimeError(Exception):
-    pass
+from tests.fake_device import fake_cupy, ndarray
 
 
 @pytest.fixture
-def cupy(monkeypatch):
-    """A module that behaves as CuPy does, as far as the door to it goes."""
-    fake = types.ModuleType("cupy")
-
-    class ndarray(np.ndarray):  # noqa: N801
-        pass
-
-    ndarray.__module__ = "cupy._core.core"
-    fake.ndarray = ndarray
-    fake.asarray = lambda a: np.asarray(a).view(ndarray)
-    fake.asnumpy = lambda a: np.asarray(a).view(np.ndarray)
-    runtime = types.SimpleNamespace(
-        getDeviceCount=lambda: fake.count, CUDARuntimeError=FakeRuntimeError
-    )
-    fake.cuda = types.SimpleNamespace(runtime=runtime)
-    fake.count = 2
-    ndimage = types.ModuleType("cupyx.scipy.ndimage")
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setitem(sys.modules, "cupyx.scipy.ndimage", ndimage)
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: fake)
-    device.device_count.cache_clear()
-    yield fake
-    device.device_count.cache_clear()
+def no_cupy(monkeypatch):
+    """A machine on which CuPy cannot be found, whatever is installed on this one."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    device_count.cache_clear()
+    yield
+    device_count.cache_clear()
 
 
 @pytest.fixture
-def no_gpu(monkeypatch):
-    monkeypatch.setattr(device, "device_count", lambda: 0)
+def no_driver():
+    with fake_cupy(devices=None) as traffic:
+        yield traffic
 
 
-def test_an_array_belongs_to_its_module(cupy):
-    here, there = np.zeros(3), cupy.asarray(np.zeros(3))
-    assert device.array_module(here) is np
-    assert device.array_module() is np
-    assert device.array_module(3.0, here) is np
-    assert device.array_module(here, there) is cupy
-    assert device.ndimage(here) is scipy.ndimage
-    assert device.ndimage(there) is sys.modules["cupyx.scipy.ndimage"]
+@pytest.fixture
+def two_devices():
+    with fake_cupy(devices=2) as traffic:
+        yield traffic
 
 
-def test_arrays_are_moved_only_when_they_are_elsewhere(cupy):
-    here = np.arange(3)
-    assert device.to_host(here) is here
-    assert device.to_device(here, "cpu") is here
-    there = device.to_device(here, "gpu")
-    assert device.array_module(there) is cupy
-    back = device.to_device(there, "cpu")
+def test_without_cupy_there_are_no_devices(no_cupy):
+    assert device_count() == 0
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(RefusedError, match="--device gpu: no CUDA device"):
+        choose_device("gpu")
+
+
+def test_without_a_driver_there_are_no_devices(no_driver):
+    assert device_count() == 0
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(RefusedError, match="or no driver"):
+        choose_device("gpu")
+
+
+def test_a_machine_whose_devices_are_hidden_has_none():
+    with fake_cupy(devices=0):
+        assert device_count() == 0
+        assert choose_device("auto") == "cpu"
+
+
+def test_devices_are_counted_and_chosen(two_devices):
+    assert device_count() == 2
+    assert choose_device("auto") == choose_device("gpu") == "gpu"
+    assert choose_device("cpu") == "cpu"
+
+
+def test_an_error_that_is_not_of_the_driver_is_raised(two_devices, monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys.modules["cupy.cuda.runtime"], "getDeviceCount", broken)
+    with pytest.raises(ZeroDivisionError):
+        device_count()
+
+
+def test_arrays_go_to_the_device_and_back(two_devices):
+    image = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    image.flags.writeable = False
+    there = to_device(image, "gpu")
+    assert isinstance(there, ndarray)
+    back = to_host(there)
     assert type(back) is np.ndarray
-    assert back.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(back, image)
+    assert two_devices.to_device == two_devices.to_host == [(3, 4)]
 
 
-def test_a_device_is_chosen_that_is_there(cupy):
-    assert device.device_count() == 2
-    assert [device.choose_device(c) for c in ("auto", "cpu", "gpu")] == ["gpu", "cpu", "gpu"]
+def test_what_is_there_already_is_not_copied(two_devices):
+    image = np.zeros((3, 4))
+    assert to_host(image) is image
+    assert to_device(image, "cpu") is image
+    there = to_device(image, "gpu")
+    assert to_device(there, "gpu") is there
+    assert two_devices.to_device == [(3, 4)]
+    assert two_devices.to_host == []
 
 
-def test_without_a_device_the_cpu_is_taken_and_a_gpu_refused(no_gpu):
-    assert [device.choose_device(c) for c in ("auto", "cpu")] == ["cpu", "cpu"]
-    with pytest.raises(RefusedError, match=r"--device gpu: no CUDA device .*--device auto"):
-        device.choose_device("gpu")
+def test_an_array_on_the_device_is_copied_back_for_the_cpu(two_devices):
+    assert type(to_device(to_device(np.zeros(3), "gpu"), "cpu")) is np.ndarray
+    assert two_devices.to_host == [(3,)]
 
 
-def test_a_machine_without_a_driver_has_no_devices(cupy):
-    def fail():
-        raise FakeRuntimeError
+def test_the_module_is_that_of_any_array(two_devices):
+    host, there = np.zeros(3), to_device(np.zeros(3), "gpu")
+    cupy, filters = sys.modules["cupy"], sys.modules["cupyx.scipy.ndimage"]
+    assert array_module(host) is array_module(host, 3.0) is array_module() is np
+    assert array_module(there) is array_module(host, there) is array_module(1, there) is cupy
+    assert ndimage(host) is scipy.ndimage
+    assert ndimage(there) is ndimage(host, there) is filters
 
-    cupy.cuda.runtime.getDeviceCount = fail
-    assert device.device_count() == 0
-    device.device_count.cache_clear()
 
-
-def test_a_machine_without_cupy_has_no_devices(monkeypatch):
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
-    device.device_count.cache_clear()
-    assert device.device_count() == 0
-    device.device_count.cache_clear()
+def test_numpy_arrays_need_no_cupy(no_cupy):
+    image = np.zeros(3)
+    assert to_device(image, "cpu") is to_host(image) is image
+    assert array_module(image) is np

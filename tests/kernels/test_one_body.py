@@ -1,0 +1,380 @@
+"""Every kernel has one body for NumPy and CuPy: run on a stand-in for CuPy, and compared.
+
+What a machine without a GPU cannot tell is left to tests marked ``gpu``: how a GPU rounds, and
+whether CuPy's own code is right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lepton_pipe.kernels
+from lepton_pipe.device import to_device
+from lepton_pipe.geometry import Grid, Region
+from lepton_pipe.kernels import (
+    casts,
+    filters,
+    morphology,
+    peaks,
+    pointwise,
+    projection,
+    ranks,
+    reductions,
+    regions,
+    resample,
+)
+from lepton_pipe.kernels import labels as labelling
+from lepton_pipe.kernels.flatfield import divide_flat, divide_shading, fit_shading, flat_level
+from lepton_pipe.kernels.quantile import quantile_digits
+from lepton_pipe.spec import ImageType, Kernel, Place
+from lepton_pipe.spec.operators import ufunc_kernel
+from lepton_pipe.spec.rules import call_rule, resolve_depth
+from tests.fake_device import fake_cupy, ndarray
+from tests.kernels.blockwise import assert_same, frozen, noise
+
+ALL = ("bool", "uint8", "int16", "uint16", "int32", "uint64", "int64", "float32", "float64")
+REAL = ALL[1:]
+INTEGERS = ("uint8", "int16", "uint32", "int64")
+FLOATS = ("float16", "float32", "float64")
+FEW = ("bool", "uint16", "float32")
+
+# They say in their docstrings that they copy a whole image to the host.
+MEASURED_ON_THE_HOST = {"label_join", "regionprops"}
+
+# Kernels of values: they never see an image.
+OF_VALUES = {"otsu_of", "li_of", "triangle_of", "quantile_of"}
+
+CELLS = np.array([[[0, 1, 0]] * 3, [[1, 1, 1], [1, 1, 0], [0, 1, 0]], [[0, 0, 1]] * 3])
+COEFFICIENTS = np.array([[1.0, 0.2, -0.1, 0.05, 0.02, -0.1]] * 2)
+MORPHOLOGY = (
+    morphology.erosion,
+    morphology.dilation,
+    morphology.opening,
+    morphology.closing,
+    morphology.white_tophat,
+    morphology.black_tophat,
+)
+STATE_OF_16_BITS = np.array([0x4300, 0xC2F0, 3, 5], np.uint64)
+
+# (kernel, parameters, dtypes of the image)
+MAPS: list[tuple[Kernel, dict[str, Any], tuple[str, ...]]] = [
+    (casts.astype, {"dtype": "float32"}, ALL),
+    (casts.astype, {"dtype": "float32", "cast": "clip"}, ("float64",)),
+    (casts.astype, {"dtype": "uint8", "cast": "clip"}, REAL),
+    (casts.astype, {"dtype": "uint64", "cast": "clip"}, ("int64", "float32")),
+    (casts.astype, {"dtype": "bool", "cast": "clip"}, ("int16", "float32")),
+    (casts.astype, {"dtype": "int8", "cast": "wrap"}, REAL),
+    (casts.astype, {"dtype": "bool", "cast": "wrap"}, ("uint8", "float32")),
+    (filters.gaussian, {"sigma": 1.0, "truncate": 2.0}, (*ALL, "float16")),
+    (filters.gaussian, {"sigma": 0.0}, FEW),
+    (filters.difference_of_gaussians, {"low_sigma": 0.5, "truncate": 2.0}, FEW),
+    (filters.gradient_magnitude, {"sigma": (0.5, 1, 0), "truncate": 2.0}, FEW),
+    (filters.sobel, {}, (*FEW, "float16")),
+    (filters.laplace, {}, FEW),
+    (filters.uniform, {"size": (1, 2, 3)}, FEW),
+    (filters.uniform, {"size": 1}, FEW),
+    (ranks.minimum, {"size": 2}, ALL),
+    (ranks.maximum, {"size": 3}, ALL),
+    (ranks.median, {"size": 3}, ALL),
+    (ranks.median, {"radius": 1}, (*FEW, "float16")),
+    *[(k, {"size": (1, 2, 3)}, ALL) for k in MORPHOLOGY],
+    *[(k, {"footprint": CELLS}, FEW) for k in MORPHOLOGY],
+    (pointwise.clip, {"low": 0.5, "high": 90}, ALL),
+    (pointwise.clip, {"low": 1}, ALL),
+    (pointwise.clip, {"high": -3}, ALL),
+    (pointwise.rescale, {"low": -10, "high": 60.5}, ALL),
+    (pointwise.rescale, {"low": 3, "high": 3, "dtype": "uint8", "out_range": (9, 200)}, FEW),
+    (pointwise.rescale, {"high": 90, "dtype": "uint16", "out_range": (500, 2)}, REAL),
+    (pointwise.where, {"condition": 1, "b": 3}, ("uint8", "float32")),
+    (pointwise.where, {"condition": 0, "b": 2}, ("uint16",)),
+    (divide_shading, {"dark": 3.0, "coefficients": COEFFICIENTS}, FEW),
+    (labelling.label_apply, {"table": np.arange(10_000)}, ()),
+]
+REDUCTIONS: list[tuple[Kernel, dict[str, Any], tuple[str, ...]]] = [
+    *[
+        (getattr(reductions, n), {}, ALL)
+        for n in ("minimum_of", "maximum_of", "sum_of", "mean", "std")
+    ],
+    (reductions.histogram_counts, {"bins": 17, "low": -5.0, "high": 80.0}, ALL),
+    (reductions.histogram_counts, {"bins": 300, "low": 0, "high": 300}, REAL),
+    (reductions.histogram_counts, {"bins": 50, "low": -7, "high": 99, "of_image": True}, FLOATS),
+    (reductions.histogram_counts, {"bins": 3, "low": 7, "high": 7}, FEW),
+    (reductions.integer_counts, {}, ("bool", "uint8", "int8", "uint16", "int16")),
+    (reductions.integer_counts, {"low": -(2**63), "high": 2**63 - 1, "most": 99}, ("int64",)),
+    (quantile_digits, {"q": (0.1, 0.5)}, (*ALL, "float16")),
+    (quantile_digits, {"q": 0.5, "level": 1, "state": STATE_OF_16_BITS}, ("float32",)),
+    (quantile_digits, {"q": 0.5, "level": 1, "state": np.empty(0)}, ("float32",)),
+    (peaks.peaks_above, {"threshold": 1, "min_distance": 1}, ALL),
+    (peaks.peaks_above, {"threshold": 0, "min_distance": (1, 2, 0), "exclude_border": 3}, FEW),
+    (regions.regionprops, {}, INTEGERS),
+    (regions.regionprops, {"intensity": 0}, INTEGERS),
+    (flat_level, {"dark": 2.0}, FEW),
+    (fit_shading, {}, ALL),
+    (labelling.label_join, {}, ()),
+]
+RESAMPLES: list[tuple[Kernel, dict[str, Any], tuple[str, ...]]] = [
+    (resample.crop, {"y": (1, 9), "x": (-12, None)}, FEW),
+    *[
+        (resample.downsample, {"factor": (1, 2, 3), "method": m}, ALL)
+        for m in ("mean", "max", "min", "nearest")
+    ],
+    (resample.downsample, {"factor": 3}, ALL),
+]
+SWEEPS: list[tuple[Kernel, dict[str, Any], tuple[str, ...]]] = [
+    (projection.project, {"axis": axis, "how": how}, ALL)
+    for axis, how in (("z", "max"), ("y", "min"), ("x", "mean"), ("z", "sum"))
+]
+# Two images at once: compared by tests of their own.
+APART = {"divide_flat"}
+UFUNCS = [
+    (np.sqrt, ()),
+    (np.add, (3,)),
+    (np.subtract, (1.5,)),
+    (np.multiply, (2,)),
+    (np.greater, (7,)),
+    (np.not_equal, (0,)),
+    (np.floor_divide, (3,)),
+    (np.logical_not, ()),
+    (np.absolute, ()),
+]
+
+
+def expand(cases):
+    """Return a case for each dtype, with a name that says which."""
+    return [
+        pytest.param(kernel, params, dtype, id=f"{kernel.name}-{_said(params)}-{dtype}")
+        for kernel, params, dtypes in cases
+        for dtype in dtypes
+    ]
+
+
+def _said(params: dict[str, Any]) -> str:
+    return ",".join(f"{n}={v}" for n, v in params.items() if not isinstance(v, np.ndarray))
+
+
+@pytest.fixture
+def gpu():
+    with fake_cupy() as traffic:
+        yield traffic
+
+
+def picture(shape, dtype: str) -> np.ndarray:
+    """Return noise in which values repeat, and floats fall on the edges of bins."""
+    image = noise(shape, dtype, 3)
+    if image.dtype.kind == "f":
+        image.reshape(-1)[::3] = np.rint(image.reshape(-1)[::3])
+        return image
+    image.reshape(-1)[::2] = (np.arange(image.size)[::2] % 91).astype(image.dtype)
+    return image
+
+
+# -- running as a worker does -------------------------------------------------------------------
+
+GRID = Grid.of((6, 14, 17))
+BLOCK = Region((2, 3, 4), (5, 11, 14))
+
+
+def context_of(kernel: Kernel, params: dict[str, Any], image: np.ndarray, grid: Grid):
+    first = next(iter(kernel.signature.parameters))
+    names = {n: p.default for n, p in kernel.signature.parameters.items() if n != "place"}
+    return {**names, **params, first: ImageType(grid, image.dtype), "grid": grid}
+
+
+def arguments(kernel: Kernel, params: dict[str, Any], block: Any, device: str) -> dict[str, Any]:
+    """Bind a block and parameters; where they name images, more of them are made of the block."""
+    given = {n: p.default for n, p in kernel.signature.parameters.items() if n != "place"} | params
+    if kernel is pointwise.where:
+        given |= {"condition": block > params["condition"], "a": block}
+    else:
+        given[next(iter(given))] = block
+    if params.get("intensity") == 0:
+        given["intensity"] = block[::-1] > 3 if block.dtype == np.uint32 else block[::-1]
+    return {n: on(device, a) for n, a in given.items()}
+
+
+def on(device: str, value: Any) -> Any:
+    """Return images on the device; small arrays among the parameters are values, on the host."""
+    is_image = isinstance(value, np.ndarray) and value.ndim == GRID.ndim and value.size > 27
+    return to_device(frozen(value), device) if is_image else value
+
+
+def run(kernel: Kernel, params: dict[str, Any], image: np.ndarray, place: Place, device: str):
+    block = image[place.read.slices]
+    return kernel.run(arguments(kernel, params, block, device), place)
+
+
+def both(kernel: Kernel, params: dict[str, Any], image: np.ndarray, place: Place):
+    """Return what the kernel makes of a block on the device, and on the host."""
+    return (
+        run(kernel, params, image, place, "gpu"),
+        run(kernel, params, image, place, "cpu"),
+    )
+
+
+def place_of(kernel: Kernel, params: dict[str, Any], image: np.ndarray) -> Place:
+    context = context_of(kernel, params, image, GRID)
+    depth = resolve_depth(kernel.depth, GRID, context)
+    return Place(BLOCK.grow(depth, GRID.shape), BLOCK, GRID)
+
+
+# -- comparing ----------------------------------------------------------------------------------
+
+
+def assert_equal(got: Any, expected: Any) -> None:
+    """Hold partials to be the same, whatever they are made of, and to lie on the host."""
+    assert not isinstance(got, ndarray), "a partial must not hold arrays of the device"
+    assert type(got) is type(expected)
+    if isinstance(expected, (list, tuple)):
+        assert len(got) == len(expected)
+        for a, b in zip(got, expected, strict=True):
+            assert_equal(a, b)
+    elif isinstance(expected, dict):
+        assert list(got) == list(expected)
+        for name in expected:
+            assert_equal(got[name], expected[name])
+    elif dataclasses.is_dataclass(expected):
+        assert_equal(vars(got), vars(expected))
+    elif isinstance(expected, np.ndarray):
+        assert_same(got, expected)
+    else:
+        assert got == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+def assert_image(got: Any, expected: np.ndarray) -> None:
+    assert isinstance(got, ndarray), "the result of a map must stay on the device"
+    assert_same(got.get(), expected)
+
+
+# -- the tests ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kernel", "params", "dtype"), expand(MAPS))
+def test_a_map_is_the_same_on_the_device(kernel, params, dtype, gpu):
+    image = picture(GRID.shape, dtype)
+    got, expected = both(kernel, params, image, place_of(kernel, params, image))
+    assert_image(got, expected)
+    assert all(len(shape) < GRID.ndim for shape in gpu.to_host[:-1]), "an image left the device"
+
+
+@pytest.mark.parametrize(("kernel", "params", "dtype"), expand(REDUCTIONS))
+def test_a_partial_is_the_same_and_on_the_host(kernel, params, dtype, gpu):
+    image = picture(GRID.shape, dtype)
+    got, expected = both(kernel, params, image, place_of(kernel, params, image))
+    assert_equal(got, expected)
+    images = [shape for shape in gpu.to_host if len(shape) == GRID.ndim]
+    assert bool(images) == (kernel.name in MEASURED_ON_THE_HOST)
+
+
+@pytest.mark.parametrize(("kernel", "params", "dtype"), expand(RESAMPLES))
+def test_a_resampled_block_is_the_same_on_the_device(kernel, params, dtype, gpu):
+    image = picture(GRID.shape, dtype)
+    context = context_of(kernel, params, image, GRID)
+    write = call_rule(kernel.grid, context).region
+    read = call_rule(kernel.needs, {**context, "region": write})
+    got, expected = both(kernel, params, image, Place(read, write, GRID))
+    assert_image(got, expected)
+
+
+@pytest.mark.parametrize(("kernel", "params", "dtype"), expand(SWEEPS))
+def test_a_swept_image_is_the_same_on_the_device(kernel, params, dtype, gpu):
+    image = picture(GRID.shape, dtype)
+    axis = GRID.axis(params["axis"])
+    results = []
+    for device in ("gpu", "cpu"):
+        halves = np.array_split(np.arange(GRID.shape[axis]), 2)
+        fold = [
+            run(kernel, params, image, Place(region, region, GRID), device)
+            for region in (_slab(axis, int(h[0]), int(h[-1]) + 1) for h in halves)
+        ]
+        keepdims = kernel.signature.parameters["keepdims"].default
+        args = {**params, "keepdims": keepdims}
+        results.append(kernel.finish(kernel.combine(*fold), args, GRID))
+    assert_image(*results)
+
+
+def _slab(axis: int, start: int, stop: int) -> Region:
+    region = GRID.region
+    low, high = list(region.start), list(region.stop)
+    low[axis], high[axis] = start, stop
+    return Region(tuple(low), tuple(high))
+
+
+@pytest.mark.parametrize("dtype", FEW)
+def test_division_by_a_reference_is_the_same_on_the_device(dtype, gpu):
+    grid = Grid.of((2, 14, 17), "cyx")
+    image, flat = picture(grid.shape, dtype), picture(grid.shape, "float32") + 300
+    place = Place(Region((1, 3, 4), (2, 11, 14)), Region((1, 3, 4), (2, 11, 14)), grid)
+    made = []
+    for device in ("gpu", "cpu"):
+        images = {
+            "image": image[place.read.slices],
+            "flat": flat[place.read.slices],
+            "dark": picture(grid.shape, "uint8")[place.read.slices],
+        }
+        args = {n: to_device(a, device) for n, a in images.items()}
+        args |= {"level": np.array([290.0, 310.0]), "floor": 0.1}
+        made.append(divide_flat.run(args, place))
+        level = flat_level.run({"flat": args["flat"], "dark": args["dark"]}, place)
+        assert type(level.total) is type(level.count) is np.ndarray
+    assert_image(*made)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize(("ufunc", "others"), UFUNCS, ids=lambda v: getattr(v, "__name__", None))
+def test_a_ufunc_is_the_same_on_the_device(ufunc, others, dtype, gpu):
+    image = np.abs(picture(GRID.shape, dtype))
+    args = {f"x{i + 2}": other for i, other in enumerate(others)}
+    kernel = ufunc_kernel(ufunc)
+    got = kernel.run({"x1": to_device(image, "gpu")} | args, None)
+    assert_image(got, kernel.run({"x1": image} | args, None))
+
+
+@pytest.mark.parametrize("shape", [(6, 14, 17), (3, 2, 1, 9, 11), (15, 20)])
+@pytest.mark.parametrize("connectivity", [1, 2])
+def test_labels_are_the_same_however_the_device_numbers_them(shape, connectivity, gpu):
+    mask = noise(shape, "bool", 5)
+    grid = Grid.of(shape)
+    halves = [
+        Region((0,) * grid.ndim, (*shape[:-1], shape[-1] // 2)),
+        Region((*(0,) * (grid.ndim - 1), shape[-1] // 2), shape),
+    ]
+    depth = resolve_depth(labelling.label_join.depth, grid, {"grid": grid})
+    places = [Place(w.grow(depth, shape), w, grid) for w in halves]
+    made = {}
+    for device in ("gpu", "cpu"):
+        blocks = [to_device(mask[p.read.slices], device) for p in places]
+        partials = [
+            labelling.label_join.run({"mask": b, "connectivity": connectivity}, p)
+            for b, p in zip(blocks, places, strict=True)
+        ]
+        assert all(type(f.size) is np.ndarray for part in partials for f in part.blocks)
+        table = labelling.label_join.finish(
+            labelling.label_join.combine(*partials), {"min_size": 2}, grid
+        )
+        made[device] = [
+            labelling.label_apply.run(
+                {"mask": b, "connectivity": connectivity, "table": table.part(i)}, p
+            )[p.inner]
+            for i, (b, p) in enumerate(zip(blocks, places, strict=True))
+        ]
+    for got, expected in zip(made["gpu"], made["cpu"], strict=True):
+        assert_image(got, expected)
+
+
+def test_every_kernel_is_tested_here():
+    tested = {k.name for k, *_ in (*MAPS, *REDUCTIONS, *RESAMPLES, *SWEEPS)} | APART
+    assert kernels_of_the_catalogue() == tested | OF_VALUES
+
+
+def kernels_of_the_catalogue() -> set[str]:
+    found = set()
+    for info in pkgutil.iter_modules(lepton_pipe.kernels.__path__):
+        module = importlib.import_module(f"lepton_pipe.kernels.{info.name}")
+        found |= {v.name for v in vars(module).values() if isinstance(v, Kernel)}
+    return found
