@@ -34,7 +34,7 @@ from lepton_pipe.kernels.flatfield import divide_flat, divide_shading, fit_shadi
 from lepton_pipe.kernels.quantile import quantile_digits
 from lepton_pipe.spec import ImageType, Kernel, Place
 from lepton_pipe.spec.operators import ufunc_kernel
-from lepton_pipe.spec.rules import call_rule, resolve_depth
+from lepton_pipe.spec.rules import call_rule, resolve_depth, resolve_dtype
 from tests.fake_device import fake_cupy, ndarray
 from tests.kernels.blockwise import assert_same, frozen, noise
 
@@ -259,6 +259,9 @@ def test_a_map_is_the_same_on_the_device(kernel, params, dtype, gpu):
     image = picture(GRID.shape, dtype)
     got, expected = both(kernel, params, image, place_of(kernel, params, image))
     assert_image(got, expected)
+    if kernel is not pointwise.where:
+        context = context_of(kernel, params, image, GRID)
+        assert got.dtype == resolve_dtype(kernel.dtype, ImageType(GRID, image.dtype), context)
     assert all(len(shape) < GRID.ndim for shape in gpu.to_host[:-1]), "an image left the device"
 
 

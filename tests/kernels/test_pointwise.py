@@ -311,3 +311,13 @@ def test_whole_answer_is_the_kernel_on_arrays():
     image = noise((5, 6), np.int32, 1)
     spec = describe(rescale, image, low=-3, high=9)
     assert_same(whole(spec, image), rescale(image, -3, 9), ulps=0)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [({"low": 0}, [0, 1]), ({"low": 0.5}, [1, 1]), ({"high": -3}, [0, 0]), ({"high": 1}, [0, 1])],
+)
+def test_a_clipped_mask_is_a_mask(bounds, expected):
+    made = clip(np.array([False, True]), **bounds)
+    assert made.dtype == np.bool_
+    np.testing.assert_array_equal(made, np.array(expected, bool))
