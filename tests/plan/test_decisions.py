@@ -184,6 +184,18 @@ def test_an_output_is_read_back_rather_than_stored_twice():
     assert "dear" not in mask.steps
 
 
+def test_stages_of_one_level_do_not_need_each_other():
+    def two_grids(raw: lp.Image):
+        made = dear(raw)
+        return {"small": downsample(made, 2), "mask": made > mean(made)}
+
+    plan = plan_of(two_grids)
+    assert "scratch/dear" in plan.arrays
+    small = next(s for s in plan.stages if "small" in {w.array for w in s.writes})
+    assert [(r.step, r.array) for r in small.reads] == [("raw", None)]
+    assert "dear" in small.steps
+
+
 def test_of_a_chain_only_the_last_result_is_stored():
     def chain(raw: lp.Image):
         made = cheap(dear(cheap(dear(raw))))
