@@ -106,7 +106,7 @@ class _Task:
         with self._timed("compute_seconds"):
             place = place_of(self.spec, step, self.block)
             partial = self._call(step, place, input_regions(self.spec, step, self.block))
-            self.result.partials[step.id] = partial
+            self.result.partials[step.id] = to_host(partial)
 
     def _call(self, step: Step, place: Place, regions: Mapping[str, Region]) -> Any:
         args = {n: self._argument(a, regions) for n, a in step.args.items()}
