@@ -95,7 +95,7 @@ class _Flight:
         self._running = 0
         self._futures: dict[Any, Future[Any]] = {}  # held until the fold that needs them has ended
         self._folds: dict[Any, int] = {}
-        self._done = as_completed([])
+        self._done = as_completed([], loop=client.loop)
 
     def __iter__(self) -> Iterator[tuple[int, BlockResult]]:
         """Yield each group's number and fold as it ends."""
