@@ -42,9 +42,9 @@ def find_pipeline(name: str) -> Pipeline:
     if name in known:
         return known[name]
     close = get_close_matches(name, known, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
+    meant = f"; did you mean {close[0]!r}?" if close else "."
     raise UsageError(
-        f"there is no pipeline {name!r}{meant or '.'} There are {', '.join(known)}; a pipeline of your "
+        f"there is no pipeline {name!r}{meant} There are {', '.join(known)}; a pipeline of your "
         "own is given by its file, such as mine.py or mine.py:name"
     )
 
