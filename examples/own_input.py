@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lepton_pipe.pipelines.convert import convert
 from skimage import data
 
 import lepton_pipe as lp
 from lepton_pipe.errors import InputError
 from lepton_pipe.geometry import Grid, Region
+from lepton_pipe.pipelines.convert import convert
 from lepton_pipe.spec import ImageType
 from lepton_pipe.store import Source
 

@@ -13,10 +13,10 @@ On the command line the address is given by ``--scheduler tcp://host:8786``.
 import numpy as np
 import tifffile
 from distributed import LocalCluster
-from lepton_pipe.pipelines.galaxies import galaxies
 from skimage import data
 
 import lepton_pipe as lp
+from lepton_pipe.pipelines.galaxies import galaxies
 
 
 def main() -> None:

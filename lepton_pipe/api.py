@@ -281,11 +281,14 @@ def _bytes(memory: str | int) -> int:
     from dask.utils import parse_bytes
 
     try:
-        return int(parse_bytes(memory))
+        size = int(parse_bytes(memory))
     except ValueError as error:
         raise UsageError(
             f"memory {memory!r} is not understood; write it as 8GiB or 500MiB"
         ) from error
+    if size < 2**20:
+        raise UsageError(f"memory {memory!r} is {size} bytes; give a unit, such as 8GiB or 500MiB")
+    return size
 
 
 __all__ = ["Pipeline", "Plan", "RefusedError", "RunOptions", "open_image", "pipeline"]

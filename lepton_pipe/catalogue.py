@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -84,13 +85,22 @@ def _load(path: Path) -> ModuleType:
     mark_by_value(name)
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
+    except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"{path}:{error.lineno}: {error.msg}; correct the file") from error
-    except BaseException:
-        del sys.modules[name]
-        raise
+        raise UsageError(_load_problem(path, error)) from error
     return module
+
+
+def _load_problem(path: Path, error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{path}:{error.lineno}: {error.msg}; correct the file"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    line = f":{frames[-1].lineno}" if frames else ""
+    return (
+        f"while reading {path}{line}: {type(error).__name__}: {error}\n  The file is run to find "
+        "the pipeline in it; what should only happen in a script belongs under\n  if __name__ == "
+        '"__main__":'
+    )
 
 
 def _pipelines_of(module: ModuleType) -> dict[str, Pipeline]:

@@ -21,7 +21,9 @@ def run_demo(argv: list[str]) -> int:
     parser = Parser(
         prog="lepton-pipe demo", description="Find the galaxies in a picture by Hubble."
     )
-    parser.add_argument("--out", type=Path, default=Path("lepton-demo"), help="default lepton-demo")
+    parser.add_argument(
+        "--out", type=Path, default=Path("lepton-demo.zarr"), help="default %(default)s"
+    )
     out: Path = parser.parse_args(argv).out
 
     pipeline = find_pipeline("galaxies")
@@ -51,8 +53,9 @@ def _advice(out: Path) -> str:
 Look at it:
   {out}/overview.png
       the picture beside the objects that were found in it
-  napari {out}/light {out}/objects
-      images and labels are OME-Zarr 0.5; open them with anything that reads it
+  napari --plugin napari-ome-zarr {out}/light {out}/objects
+      images and labels are OME-Zarr 0.5; anything that reads it opens them (napari shows labels
+      as a layer that is hidden at first)
   {python} -c "import pyarrow.parquet as pq; print(pq.read_table('{out}/catalogue.parquet'))"
 Next:
   lepton-pipe list                        the pipelines that ship with lepton_pipe

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import tifffile
-from lepton_pipe.pipelines.convert import convert
 from skimage import data
 
 from lepton_pipe import kernels
 from lepton_pipe.errors import ExitStatus
+from lepton_pipe.pipelines.convert import convert
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -93,10 +93,7 @@ def choose_kept(spec: Spec, levels: Levels) -> tuple[set[str], list[Decision]]:
     """
     outputs = {s for s in spec.outputs.values() if isinstance(spec[s].type, ImageType)}
     stored = set(levels.stored)
-    decisions = [
-        Decision(s, "store", "its numbering belongs to the blocks of one stage, or it is folded")
-        for s in sorted(stored)
-    ]
+    decisions = [Decision(s, "store", _rule(levels, s)) for s in sorted(stored)]
     while True:
         offers = _offers(spec, levels, stored, outputs)
         best = max(offers, key=lambda o: o.saving, default=None)
@@ -106,6 +103,12 @@ def choose_kept(spec: Spec, levels: Levels) -> tuple[set[str], list[Decision]]:
         decisions.append(Decision(best.step, "store", best.reason))
     decisions += [Decision(o.step, "recompute", o.reason) for o in offers]
     return stored, decisions
+
+
+def _rule(levels: Levels, step: str) -> str:
+    if step in levels.pinned:
+        return "a later stage reads labels beyond its own block, so they must be final first"
+    return "it is put together from slabs, and a later stage needs it whole"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 from rich.box import SIMPLE
@@ -18,20 +19,40 @@ WIDTH = 110
 
 def plan_text(plan: Plan, out: str) -> str:
     """Return the plan as text: inputs, stages, outputs, memory, time, and why things are kept."""
-    console = Console(file=io.StringIO(), width=WIDTH, highlight=False)
-    console.print(f"{plan.pipeline.pipeline} -> {out}", markup=False)
+    lines = [f"{plan.pipeline.pipeline} -> {out}", *_input_lines(plan), _table_text(plan)]
+    notes = [*_output_lines(plan), *_decision_lines(plan), _resource_line(plan)]
+    lines += [textwrap.fill(n, WIDTH, initial_indent="  ", subsequent_indent="    ") for n in notes]
+    return "\n".join(lines)
+
+
+def _table_text(plan: Plan) -> str:
+    # Plain text wherever it is printed: in a terminal, a notebook, or a file.
+    console = Console(
+        file=io.StringIO(),
+        width=WIDTH,
+        highlight=False,
+        force_jupyter=False,
+        force_terminal=False,
+        color_system=None,
+    )
+    with console.capture() as capture:
+        console.print(_stage_table(plan))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _input_lines(plan: Plan) -> list[str]:
+    lines = []
     for name, info in plan.inputs.items():
         grid = info.type.grid
-        console.print(
-            f"  {name}: {info.uri}  {''.join(grid.axes)} {by(grid.shape)} {info.type.dtype}",
-            markup=False,
+        lines.append(
+            f"  {name}: {info.uri}  {''.join(grid.axes)} {by(grid.shape)} {info.type.dtype}"
         )
-    console.print(_stage_table(plan))
-    for line in [*_output_lines(plan), *_decision_lines(plan), _resource_line(plan)]:
-        console.print(line, markup=False)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+        if grid.axes[-1] == "x" and grid.shape[-1] in (3, 4) and grid.ndim > 2:
+            lines.append(
+                f"    note: x has only {grid.shape[-1]} voxels; if they are colours, say so with "
+                f"axes={''.join(grid.axes[1:-1])}xc (open_image, or --input-axes)"
+            )
+    return lines
 
 
 def _stage_table(plan: Plan) -> Table:
@@ -48,7 +69,7 @@ def _stage_table(plan: Plan) -> Table:
             depth_text(_depth(plan, stage)),
             by(stage.block),
             str(len(stage.blocks)),
-            str(stage.slots),
+            str(min(stage.slots, len(stage.blocks))),
             size(stage.estimate.bytes_read),
             size(stage.estimate.bytes_written) if stage.writes else "-",
             size(stage.estimate.task_bytes),
@@ -60,7 +81,7 @@ def _kernels(stage: Stage) -> list[str]:
     words = [s for s in stage.steps if "@" not in s]
     levels = [s for s in stage.steps if "@" in s]
     if levels:
-        words.append(f"+{len(levels)} scale level{'s' if len(levels) > 1 else ''}")
+        words.append(f"+{count(len(levels), 'scale level')}")
     return words or ["copy"]
 
 
@@ -81,25 +102,31 @@ def _output_lines(plan: Plan) -> list[str]:
         if array.output:
             first = array.levels[0]
             shards = f", shards {by(first.shards)}" if first.shards else ""
+            levels = count(len(array.levels), "scale level")
             lines.append(
-                f"  {array.name}: {array.type.kind} {array.type.dtype}, {len(array.levels)} scale "
-                f"level(s), chunks {by(first.chunks)}{shards}, {size(array.nbytes)} uncompressed"
+                f"{array.name}: {array.type.kind} {array.type.dtype}, {levels}, chunks "
+                f"{by(first.chunks)}{shards}, {size(array.nbytes)} uncompressed"
             )
     return lines
 
 
 def _decision_lines(plan: Plan) -> list[str]:
     words = {"store": "stored between stages", "recompute": "computed again"}
-    return [f"  {d.step} is {words[d.choice]}: {d.reason}" for d in plan.decisions]
+    return [f"{d.step} is {words[d.choice]}: {d.reason}" for d in plan.decisions]
 
 
 def _resource_line(plan: Plan) -> str:
     r = plan.resources
     where = "one process, one block at a time" if r.serial else f"{r.workers} x {r.threads} threads"
     return (
-        f"  {plan.tasks} tasks on {where}, {r.device}; peak memory {size(plan.peak_bytes)} of "
-        f"{size(r.memory)}; about {duration(plan.seconds)}"
+        f"{count(plan.tasks, 'task')} on {where}, {r.device}; peak memory "
+        f"{size(plan.peak_bytes)} of {size(r.memory)}; about {duration(plan.seconds)}"
     )
+
+
+def count(n: int, what: str) -> str:
+    """Return a number with its noun."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def by(shape: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton_pipe.report.plan_text import count
 from lepton_pipe.spec import plain
 from lepton_pipe.worker import Stats
 
@@ -84,11 +85,8 @@ def _describe(name: str, output: dict[str, Any], values: dict[str, Any]) -> str:
         value = values[name]
         return f"{value.tolist()}" if isinstance(value, np.ndarray) else f"{value}"
     size = " x ".join(map(str, output["shape"]))
-    levels = output["levels"]
-    return (
-        f"{output['kind']} {size} {output['dtype']} in {output['path']}/, OME-Zarr, "
-        f"{levels} scale level{'s' if levels != 1 else ''}"
-    )
+    levels = count(output["levels"], "scale level")
+    return f"{output['kind']} {size} {output['dtype']} in {output['path']}/, OME-Zarr, {levels}"
 
 
 def _mib(n: int) -> str:

@@ -14,6 +14,7 @@ from distributed import Client, LocalCluster
 
 from lepton_pipe.errors import UsageError
 from lepton_pipe.plan import Resources
+from lepton_pipe.run.interrupts import signals_held
 from lepton_pipe.run.machine import MEMORY_SHARE, Size, default_memory
 
 DASHBOARD_PORT = 8787
@@ -57,16 +58,18 @@ def local_client(resources: Resources, worker_bytes: int, scratch: Path) -> Iter
         Private directory for the workers' files.
     """
     with dask.config.set(_SETTINGS), _main_hidden(), _quiet():
-        cluster = LocalCluster(
-            n_workers=resources.workers,
-            threads_per_worker=resources.threads,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=f"127.0.0.1:{DASHBOARD_PORT}",
-            memory_limit=worker_bytes,
-            local_directory=str(scratch),
-            silence_logs=logging.CRITICAL,
-        )
+        # A cluster that is interrupted while it starts cannot be closed, and goes on starting.
+        with signals_held():
+            cluster = LocalCluster(
+                n_workers=resources.workers,
+                threads_per_worker=resources.threads,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=f"127.0.0.1:{DASHBOARD_PORT}",
+                memory_limit=worker_bytes,
+                local_directory=str(scratch),
+                silence_logs=logging.CRITICAL,
+            )
         try:
             client = Client(cluster)
             try:

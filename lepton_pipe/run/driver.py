@@ -18,7 +18,7 @@ from lepton_pipe.report.progress import Watcher
 from lepton_pipe.report.report import Report, StageReport, value_json
 from lepton_pipe.run.cluster import local_client, remote_client
 from lepton_pipe.run.executors import DaskExecutor, Executor, SerialExecutor
-from lepton_pipe.run.publish import MARKER, Staging
+from lepton_pipe.run.publish import Staging
 from lepton_pipe.run.results import (
     RECORD_FORMAT,
     library_versions,
@@ -29,6 +29,7 @@ from lepton_pipe.spec import ImageType, PerBlock, Spec, TableType, ValueType, co
 from lepton_pipe.spec.evaluate import as_value
 from lepton_pipe.store.arrays import ArraySource
 from lepton_pipe.store.ome import create_image, create_scratch
+from lepton_pipe.store.open import MARKER
 from lepton_pipe.store.source import Source
 from lepton_pipe.store.target import ArrayTarget
 from lepton_pipe.worker import BlockResult, Program

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lepton_pipe.errors import OutputExistsError, RefusedError, RunError, UsageError
 from lepton_pipe.store.durable import remove_partials, sync_path, sync_tree
+from lepton_pipe.store.open import MARKER
 
-MARKER = "lepton.json"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 

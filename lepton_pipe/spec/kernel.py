@@ -139,7 +139,9 @@ class Kernel:
         try:
             return self._node(bound, where)
         except (ValueError, TypeError, OverflowError, UsageError) as error:
-            trace.report(f"{self.name}: {error}", where)
+            text = str(error)
+            told = text.startswith((f"{self.name}:", f"{self.name}("))
+            trace.report(text if told else f"{self.name}: {text}", where)
             return self._stand_in(bound)
 
     def _node(self, bound: dict[str, Any], where: str) -> Node:
@@ -231,6 +233,12 @@ class Kernel:
             and getattr(a, "ndim", 0) > 0
             and not self._is_literal(n)
         }
+        first = next(iter(bound.values()), None)
+        if not arrays and isinstance(first, (list, tuple)):
+            raise TypeError(
+                f"{self.name}() got a {type(first).__name__}, and kernels work on arrays; give "
+                "np.asarray(...) of it"
+            )
         bound = {n: a.part(0) if isinstance(a, PerBlock) else a for n, a in bound.items()}
         context: dict[str, Any] = {**bound, **arrays}
         if not arrays:

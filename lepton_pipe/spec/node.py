@@ -70,6 +70,11 @@ class Node:
     def __getitem__(self, index: object) -> NoReturn:
         self._no_data(f"indexing with {index!r} (see the kernel crop)")
 
+    def __array_function__(self, func: Any, *_: object) -> NoReturn:
+        name = getattr(func, "__name__", "function")
+        instead = f" (see the kernel {name})" if name in ("where", "clip", "median", "mean") else ""
+        self._no_data(f"np.{name}{instead}")
+
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
         self._no_data("a NumPy function that is not element-wise")
 

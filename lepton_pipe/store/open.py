@@ -20,6 +20,9 @@ from lepton_pipe.store.tiff import open_tiff
 from lepton_pipe.store.urls import check_url, is_url, local_path
 from lepton_pipe.store.zarr_input import is_zarr, open_zarr
 
+MARKER = "lepton.json"
+"""File that makes a folder the result of a run."""
+
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".lsm", ".ndpi", ".scn", ".qptiff")
 
 
@@ -118,4 +121,10 @@ def _open_path(path: Path, wanted: Wanted) -> Source:
 def _open_folder(path: Path, wanted: Wanted) -> Source:
     if is_zarr(path):
         return open_zarr(str(path), wanted)
+    if (path / MARKER).is_file():
+        images = sorted(str(p) for p in path.iterdir() if is_zarr(p))
+        raise InputError(
+            f"{path}: is the result of a run; name one of its images: "
+            f"{', '.join(images) or '(it has none)'}"
+        )
     return open_stack(str(path), files_of_folder(path), wanted)

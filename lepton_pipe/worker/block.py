@@ -6,10 +6,12 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lepton_pipe import spec
 from lepton_pipe.device import to_device, to_host
 from lepton_pipe.errors import KernelError, LeptonError
 from lepton_pipe.geometry import Region
@@ -24,6 +26,9 @@ from lepton_pipe.plan.regions import (
 )
 from lepton_pipe.spec import ImageType, Place, Ref, Step, check_result
 from lepton_pipe.worker.program import BlockResult, Program, Stats
+
+# Where a kernel's function is called from.
+_CALLER = str(Path(spec.__file__).with_name("kernel.py"))
 
 
 def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockResult:
@@ -185,5 +190,7 @@ def _told(step: Step, block: Region) -> Iterator[None]:
 
 
 def _user_frames(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)[2:]
-    return "".join(traceback.format_list(frames)).rstrip()
+    """Return the traceback from the kernel's own code on: what called it is not its fault."""
+    frames = traceback.extract_tb(error.__traceback__)
+    calls = [i for i, f in enumerate(frames) if f.filename == _CALLER]
+    return "".join(traceback.format_list(frames[calls[-1] + 1 if calls else 0 :])).rstrip()

@@ -172,7 +172,7 @@ def _dtype(raw: lp.Image):
         (_loop, "iterating"),
         (_len, "len()"),
         (_index, "indexing with 0 (see the kernel crop)"),
-        (_mean, "a NumPy function that is not element-wise"),
+        (_mean, "np.mean (see the kernel mean)"),
         (_array, "a NumPy function that is not element-wise"),
         (_float, "float()"),
         (_int, "int()"),
