@@ -14,6 +14,7 @@ from distributed import Client, LocalCluster
 
 from lepton_pipe.errors import UsageError
 from lepton_pipe.plan import Resources
+from lepton_pipe.run import worker_setup
 from lepton_pipe.run.interrupts import signals_held
 from lepton_pipe.run.machine import MEMORY_SHARE, Size, default_memory
 
@@ -69,6 +70,7 @@ def local_client(resources: Resources, worker_bytes: int, scratch: Path) -> Iter
                 memory_limit=worker_bytes,
                 local_directory=str(scratch),
                 silence_logs=logging.CRITICAL,
+                preload=worker_setup.__name__,
             )
         try:
             client = Client(cluster)
