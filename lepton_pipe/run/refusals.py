@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lepton_pipe.errors import RefusedError, UsageError
 from lepton_pipe.plan import Plan
+from lepton_pipe.report.plan_text import size
 from lepton_pipe.run.publish import refuse_output
 from lepton_pipe.store.source import Source
 from lepton_pipe.store.urls import is_url
@@ -64,6 +65,6 @@ def refuse_space(out: Path, plan: Plan) -> None:
     need = sum(int(a.nbytes * _COMPRESSED[a.type.kind]) for a in plan.arrays.values())
     if free < need:
         raise RefusedError(
-            f"{parent} has {free // 2**20} MiB free, but the results need at least "
-            f"{need // 2**20} MiB, compressed; make room, or choose an out= on another disk"
+            f"{parent} has {size(free)} free, but the results need at least "
+            f"{size(need)}, compressed; make room, or choose an out= on another disk"
         )

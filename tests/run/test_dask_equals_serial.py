@@ -1,0 +1,184 @@
+"""The same bytes from one process and from any cluster; and what a cluster shows to whom."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import psutil
+import pytest
+
+import lepton_pipe as lp
+from lepton_pipe.errors import KernelError, UsageError
+from lepton_pipe.plan import InputInfo, Resources, make_plan
+from lepton_pipe.report.progress import Silent
+from lepton_pipe.run.cluster import local_client
+from lepton_pipe.run.driver import run_plan
+from lepton_pipe.store import open_source
+from tests.command import names
+from tests.run.five import FIVE, bind, chain, fingerprints, picture, pyramid, segment
+
+VOLUME = (9, 61, 70)
+TILING = {"z": 4, "y": 17, "x": 23}
+
+
+def run(pipeline, image, out, *, tiling=TILING, scheduler=None, watcher=None):
+    spec, sources = bind(pipeline, image)
+    inputs = {n: InputInfo(s.type, s.chunks, s.uri) for n, s in sources.items()}
+    resources = Resources(2**33, 1, 2, serial=scheduler is None)
+    plan = make_plan(spec, inputs, resources, tiling)
+    return run_plan(plan, sources, out, watcher=watcher or Silent(), scheduler=scheduler)
+
+
+@pytest.mark.parametrize("pipeline", FIVE, ids=lambda p: p.name)
+def test_dask_publishes_the_bytes_of_the_serial_executor(pipeline, cluster, tmp_path):
+    image = picture(VOLUME, "uint16", 7)
+    run(pipeline, image, tmp_path / "serial")
+    run(pipeline, image, tmp_path / "dask", scheduler=cluster.scheduler.address)
+    serial = fingerprints(tmp_path / "serial")
+    assert len(serial) > 20
+    assert fingerprints(tmp_path / "dask") == serial
+    assert names(tmp_path) == {"serial", "dask"}
+
+
+def test_workers_and_threads_do_not_show_in_the_bytes(cluster, tmp_path):
+    image = picture(VOLUME, "float32", 8)
+    run(segment, image, tmp_path / "two", scheduler=cluster.scheduler.address)
+    with local_client(Resources(2**31, 1, 4), 2**31, tmp_path) as client:
+        run(segment, image, tmp_path / "four", scheduler=client.scheduler.address)
+    assert fingerprints(tmp_path / "two") == fingerprints(tmp_path / "four")
+
+
+def test_a_run_leaves_nothing_on_the_scheduler(cluster, tmp_path):
+    run(segment, picture(VOLUME, "uint8", 9), tmp_path / "o", scheduler=cluster.scheduler.address)
+    deadline = time.monotonic() + 10
+    while tasks(cluster) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert tasks(cluster) == []
+    assert len(cluster.nthreads()) == 2
+
+
+def tasks(client):
+    return client.run_on_scheduler(lambda dask_scheduler: list(map(str, dask_scheduler.tasks)))
+
+
+class Looker(Silent):
+    """Notes the names of the scheduler's tasks as blocks end."""
+
+    def __init__(self, client):
+        self.client, self.seen, self.ticks, self.stages = client, set(), 0, []
+
+    def stage(self, name, blocks):
+        self.stages.append((name, blocks))
+
+    def tick(self):
+        self.ticks += 1
+        self.seen.update(tasks(self.client))
+
+
+def test_tasks_carry_the_pipelines_words_and_every_block_ticks_once(cluster, tmp_path):
+    looker = Looker(cluster)
+    image = picture(VOLUME, "uint16", 7)
+    run(segment, image, tmp_path / "o", scheduler=cluster.scheduler.address, watcher=looker)
+    for word in ("astype", "histogram", "label", "regionprops"):
+        assert any(word in key for key in looker.seen), (word, looker.seen)
+    assert looker.ticks == sum(blocks for _, blocks in looker.stages)
+
+
+def test_two_runs_share_a_cluster_at_the_same_time(cluster, tmp_path):
+    address = cluster.scheduler.address
+    images = [picture(VOLUME, "uint16", seed) for seed in (1, 2)]
+    threads = [
+        threading.Thread(
+            target=run, args=(segment, image, tmp_path / f"both{i}"), kwargs={"scheduler": address}
+        )
+        for i, image in enumerate(images)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for i, image in enumerate(images):
+        run(segment, image, tmp_path / f"alone{i}")
+        assert fingerprints(tmp_path / f"both{i}") == fingerprints(tmp_path / f"alone{i}")
+
+
+def test_everything_listens_on_the_loopback_alone(cluster):
+    me = psutil.Process()
+    found = []
+    for process in [me, *me.children(recursive=True)]:
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.append(connection.laddr.ip)
+    assert len(found) >= 4  # scheduler, dashboard, workers and their nannies
+    assert set(found) <= {"127.0.0.1", "::1"}
+
+
+def test_the_dashboard_answers(cluster):
+    assert cluster.dashboard_link.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(cluster.dashboard_link, timeout=20) as page:  # noqa: S310
+        assert page.status == 200
+
+
+@lp.kernel
+def fails_at_the_end(block, place):
+    if place.write.stop == place.grid.shape:
+        raise ValueError("no luck with this block")
+    return block
+
+
+@lp.pipeline
+def unlucky(raw: lp.Image):
+    return fails_at_the_end(raw)
+
+
+@pytest.mark.parametrize("dask", [False, True], ids=["serial", "dask"])
+def test_a_kernel_that_raises_fails_the_run_and_publishes_nothing(dask, cluster, tmp_path):
+    scheduler = cluster.scheduler.address if dask else None
+    with pytest.raises(KernelError) as caught:
+        run(unlucky, picture(VOLUME, "uint16", 1), tmp_path / "o", scheduler=scheduler)
+    told = str(caught.value)
+    for word in ("fails_at_the_end", "no luck with this block", "ValueError", "return fails_at_th"):
+        assert word in told
+    assert "if place.write.stop" not in told  # the line before the one that raised
+    assert 'raise ValueError("no luck' in told
+    assert names(tmp_path) == set()
+    if dask:  # the cluster goes on
+        run(pyramid, picture(VOLUME, "uint16", 1), tmp_path / "next", scheduler=scheduler)
+
+
+def test_scratch_of_every_stage_is_gone_from_the_output(cluster, tmp_path):
+    run(chain, picture(VOLUME, "uint16", 4), tmp_path / "o", scheduler=cluster.scheduler.address)
+    assert names(tmp_path / "o") == {
+        "bright",
+        "chained",
+        "lepton.json",
+        "peaks.parquet",
+        "values.json",
+    }
+    assert not list((tmp_path / "o").rglob("*.partial"))
+
+
+def test_an_array_in_memory_travels_to_the_cluster(cluster, tmp_path):
+    image = picture(VOLUME, "float32", 5)
+    run(pyramid, image, tmp_path / "o", scheduler=cluster.scheduler.address)
+    source = open_source(tmp_path / "o" / "image")
+    np.testing.assert_array_equal(source.read(source.type.grid.region), image)
+
+
+def test_a_cluster_without_workers_is_refused(tmp_path):
+    with local_client(Resources(2**31, 1, 1), 2**31, tmp_path / "w") as client:
+        client.cluster.scale(0)
+        deadline = time.monotonic() + 10
+        while client.nthreads() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with pytest.raises(UsageError, match="no workers"):
+            run(
+                pyramid,
+                picture(VOLUME, "uint8", 5),
+                tmp_path / "o",
+                scheduler=client.scheduler.address,
+            )
+    assert names(tmp_path) <= {"w"}
