@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from lepton_pipe.errors import OutputExistsError, RefusedError, RunError, UsageError
@@ -29,6 +30,7 @@ class Staging:
         self.path = out.parent / f".{out.name}.lepton-{self.token}"
         self._overwrite = overwrite
         refuse_output(out, overwrite=overwrite)
+        self._made = [p for p in out.parents if not p.exists()]
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
@@ -46,14 +48,18 @@ class Staging:
         refuse_output(self.out, overwrite=self._overwrite)
         if self.out.exists():
             _exchange(self.path, self.out)
-            shutil.rmtree(self.path)
         else:
             self.path.rename(self.out)
         sync_path(self.out.parent)
+        # The old version, if there was one. The new one is published, whatever becomes of it.
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove what was staged; the output is left as it was."""
+        """Remove what was staged, and folders made for it; the output is left as it was."""
         shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # others may have put something there
+            for folder in self._made:
+                folder.rmdir()
 
 
 def refuse_output(out: Path, *, overwrite: bool) -> None:
@@ -64,7 +70,7 @@ def refuse_output(out: Path, *, overwrite: bool) -> None:
     OutputExistsError
         When something is there already and may not be replaced.
     """
-    if not out.name:
+    if out.name in ("", ".."):
         raise UsageError(f"out={out} is no name for an output; name a directory to be made")
     if not (out.exists() or out.is_symlink()):
         return
