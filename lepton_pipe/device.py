@@ -9,11 +9,11 @@ import importlib
 import importlib.util
 from functools import cache
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lepton_pipe.errors import RefusedError
+from lepton_pipe.errors import RefusedError, UsageError
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 
@@ -49,9 +49,13 @@ def choose_device(choice: DeviceChoice) -> Literal["cpu", "gpu"]:
 
     Raises
     ------
+    UsageError
+        When the choice is none of auto, cpu and gpu.
     RefusedError
         When ``"gpu"`` was asked for and no CUDA device can be used.
     """
+    if choice not in get_args(DeviceChoice):
+        raise UsageError(f"device={choice!r} is not known; there are auto, cpu and gpu")
     if choice == "gpu" and device_count() == 0:
         raise RefusedError(
             "--device gpu: no CUDA device can be used from here (CuPy missing, or no driver); "
@@ -65,6 +69,19 @@ def to_device(array: Any, device: Literal["cpu", "gpu"]) -> Any:
     if device == "cpu":
         return to_host(array)
     return importlib.import_module("cupy").asarray(array)
+
+
+def frozen(array: Any) -> Any:
+    """Return a view of an array that cannot be written to; other things as they are.
+
+    A kernel that changed what it was given would change what other kernels are given. CuPy has no
+    such views: what is wrong there is found on the CPU.
+    """
+    if not isinstance(array, np.ndarray):
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def to_host(array: Any) -> Any:

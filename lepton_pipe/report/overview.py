@@ -57,8 +57,10 @@ def _plane(source: Source) -> np.ndarray[Any, Any]:
 
 
 def _stretch(plane: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    low, high = np.percentile(plane, (1, 99.7))
-    scaled = (plane.astype(np.float32) - low) / max(float(high - low), 1e-12)
+    plane = plane.astype(np.float64)
+    finite = plane[np.isfinite(plane)]
+    low, high = np.percentile(finite, (1, 99.7)) if finite.size else (0.0, 0.0)
+    scaled = (np.nan_to_num(plane, nan=low) - low) / max(float(high - low), 1e-12)
     grey: np.ndarray[Any, Any] = (255 * np.clip(scaled, 0, 1) ** 0.7).astype(np.uint8)
     return grey
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton_pipe.device import frozen
 from lepton_pipe.errors import KernelError
 from lepton_pipe.spec.canonical import Ref, Spec, Step
 from lepton_pipe.spec.types import ImageType, PerBlock, Place
@@ -77,4 +78,4 @@ def _argument(argument: Any, results: Mapping[str, Any]) -> Any:
     if not isinstance(argument, Ref):
         return argument
     value = results[argument.id]
-    return value.part(0) if isinstance(value, PerBlock) else value
+    return value.part(0) if isinstance(value, PerBlock) else frozen(value)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lepton_pipe import spec
-from lepton_pipe.device import to_device, to_host
+from lepton_pipe.device import frozen, to_device, to_host
 from lepton_pipe.errors import KernelError, LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan.memory import last_use
@@ -94,7 +94,6 @@ class _Task:
         with self._timed("read_seconds") as stats:
             array = self.program.sources[image].read(region)
             stats.bytes_read += array.nbytes
-            array.flags.writeable = False  # a kernel that changed it would change a neighbour's
             self.held[image] = region, to_device(array, self.program.device)
 
     def _compute(self, step: Step, region: Region) -> None:
@@ -124,8 +123,8 @@ class _Task:
             return argument
         if argument.id in regions:
             covers, array = self.held[argument.id]
-            return array[regions[argument.id].inside(covers)]
-        return self.values[argument.id]
+            return frozen(array[regions[argument.id].inside(covers)])
+        return frozen(self.values[argument.id])
 
     def _write(self, step_id: str) -> None:
         for write in self.stage.writes:
