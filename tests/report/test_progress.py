@@ -1,0 +1,78 @@
+"""What is said while a run goes on, and how numbers are written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_pipe.report.memory import PeakMemory
+from lepton_pipe.report.plan_text import depth_text, duration, size
+from lepton_pipe.report.progress import Silent, Terminal
+from lepton_pipe.report.report import value_json
+
+
+def test_without_a_terminal_each_stage_is_a_line_on_stderr(capsys):
+    with Terminal() as watcher:
+        watcher.say("dashboard: http://[::1]:1/status")
+        watcher.stage("gaussian", 3)
+        watcher.tick()
+        watcher.stage("label", 1)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "dashboard: http://[::1]:1/status",
+        "gaussian: 3 blocks",
+        "label: 1 block",
+    ]
+
+
+def test_silence(capsys):
+    watcher = Silent()
+    watcher.say("x")
+    watcher.stage("x", 1)
+    watcher.tick()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_peak_of_memory_is_seen():
+    with PeakMemory() as before:
+        pass
+    with PeakMemory() as memory:
+        block = np.ones(2**26, np.uint8)
+        memory._stop.wait(0.3)
+        del block
+    assert before.peak_bytes + 2**26 * 0.9 < memory.peak_bytes < before.peak_bytes + 2**27
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (10 * 2**20, "10 MiB"),
+        (2**40, "1.0 TiB"), (5000 * 2**40, "5000.0 TiB"),
+    ],
+)  # fmt: skip
+def test_bytes_for_people(n, text):
+    assert size(n) == text
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(0.2, "a second"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")]
+)
+def test_times_for_people(n, text):
+    assert duration(n) == text
+
+
+def test_depth_for_people():
+    assert depth_text(((0, 0), (0, 0))) == "-"
+    assert depth_text(((0, 0), (2, 2), (0, 1))) == "0,2,0/1"
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        (1, 1), (np.float64(0.5), 0.5), (np.nan, "nan"), (np.inf, "inf"), (np.True_, True),
+        (np.array([1.0, -np.inf]), [1.0, "-inf"]), ((1, np.int64(2)), [1, 2]),
+    ],
+)  # fmt: skip
+def test_values_as_json(value, data):
+    assert value_json(value) == data
