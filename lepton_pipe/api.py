@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.device import DeviceChoice, choose_device
-from lepton_pipe.errors import RefusedError, UsageError
+from lepton_pipe.errors import RefusedError, UsageError, without_secrets
 from lepton_pipe.spec import Definition, Node, Spec, evaluate
 
 if TYPE_CHECKING:
@@ -199,7 +199,9 @@ class Plan:
         from lepton_pipe.plan import InputInfo, make_plan
         from lepton_pipe.run.refusals import refuse_space
 
-        inputs = {n: InputInfo(s.type, s.chunks, s.uri) for n, s in self.sources.items()}
+        inputs = {
+            n: InputInfo(s.type, s.chunks, without_secrets(s.uri)) for n, s in self.sources.items()
+        }
         made = make_plan(self.spec, inputs, self._resources())
         refuse_space(self.out, made)
         return made

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -26,6 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LeptonError as error:
         _say(f"lepton-pipe: {error}")
         return int(error.exit_status)
+    except MemoryError:
+        _say(
+            "lepton-pipe: this process ran out of memory; nothing was published. Give less --memory"
+        )
+        return int(ExitStatus.FAILED)
+    except Exception:  # noqa: BLE001  whatever it is, the status must say that the run failed
+        traceback.print_exc()
+        _say("lepton-pipe: this is a fault in lepton_pipe, not in what you did; please report it")
+        return int(ExitStatus.FAILED)
     except KeyboardInterrupt:
         _say("lepton-pipe: interrupted; nothing was published, the output is what it was before")
         return int(ExitStatus.INTERRUPTED)

@@ -6,6 +6,7 @@ alone; a traceback is for errors that are not in this tree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -22,10 +23,21 @@ class ExitStatus(IntEnum):
     TERMINATED = 143
 
 
+_SECRETS = re.compile(r"(\w+://)[^/\s@]*@|(\w+://[^\s?#'\"]*)[?#][^\s'\",;)]*")
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with user, password, query and fragment taken out of every URL in it."""
+    return _SECRETS.sub(lambda m: m.group(1) or m.group(2), text)
+
+
 class LeptonError(Exception):
     """Base of all errors raised on purpose by lepton_pipe."""
 
     exit_status = ExitStatus.FAILED
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class UsageError(LeptonError):

@@ -11,6 +11,7 @@ Keys carry the pipeline's own words, so the dashboard reads like the pipeline.
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,5 +105,9 @@ def load_program(sent: bytes) -> Program:
 
 
 def fold_group(program: Program, results: list[BlockResult]) -> BlockResult:
-    """Fold the results of a group from left to right."""
+    """Fold the results of a group from left to right.
+
+    Folding may change what it folds, and Dask may need the results again: it works on copies.
+    """
+    results = copy.deepcopy(results)
     return reduce(Combine(program.spec, program.stage.reduces), results)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lepton_pipe.plan.regions import is_local, leading_grid
+from lepton_pipe.plan.regions import is_local
 from lepton_pipe.spec import ImageType, Spec, Step, ValueType
 
 
@@ -69,7 +69,7 @@ def _after_value(spec: Spec, value: str, level: Mapping[str, int]) -> int:
 def _after_image(
     spec: Spec, step: Step, image: str, level: Mapping[str, int], pinned: Mapping[str, str]
 ) -> int:
-    same_grid = spec.image_type(image).grid.shape == leading_grid(spec, step).shape
+    same_grid = spec.image_type(image).grid.shape == spec.leading_grid(step).shape
     barrier = _is_sweep(spec[image]) or (image in pinned and not (is_local(step) and same_grid))
     return level[image] + (1 if barrier else 0)
 

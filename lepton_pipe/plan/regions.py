@@ -10,14 +10,6 @@ from lepton_pipe.spec import ImageType, Place, Ref, Spec, Step
 from lepton_pipe.spec.rules import call_rule
 
 
-def leading_grid(spec: Spec, step: Step) -> Grid:
-    """Return the grid of a step's first image of full rank; an input's own grid."""
-    if step.kernel is None:
-        return spec.image_type(step.id).grid
-    grids = [spec.image_type(i).grid for i in spec.image_inputs(step)]
-    return max(grids, key=lambda g: g.rank)
-
-
 def is_local(step: Step) -> bool:
     """Tell whether a step needs, for a region of its result, just that region of its images."""
     return step.kernel is not None and (
@@ -27,7 +19,7 @@ def is_local(step: Step) -> bool:
 
 def place_of(spec: Spec, step: Step, region: Region) -> Place:
     """Return where the array handed to a kernel lies when `region` of its result is wanted."""
-    grid = leading_grid(spec, step)
+    grid = spec.leading_grid(step)
     if step.kernel is not None and step.kernel.role == "resample":
         return Place(_resample_source(spec, step, region, grid), region, grid)
     return Place(region.grow(step.depth, grid.shape), region, grid)
@@ -98,7 +90,7 @@ def sweep_source(spec: Spec, stage: Stage, block: Region, slab: tuple[int, int])
     """Return the region of the swept image that one slab of a block is made of."""
     assert stage.sweep is not None
     axis = stage.sweep.axis
-    rank = leading_grid(spec, spec[stage.sweep.step]).ndim
+    rank = spec.leading_grid(spec[stage.sweep.step]).ndim
     keep = axis + 1 if block.ndim == rank else axis
     return Region(
         (*block.start[:axis], slab[0], *block.start[keep:]),

@@ -10,7 +10,6 @@ import numpy as np
 from lepton_pipe.geometry import Grid
 from lepton_pipe.plan.levels import Levels
 from lepton_pipe.plan.model import Decision
-from lepton_pipe.plan.regions import leading_grid
 from lepton_pipe.spec import ImageType, Spec, Step
 
 # Nanoseconds per byte, of one core: measured rates of LZ4 scratch and of a Zstd input.
@@ -49,7 +48,7 @@ def draft_stages(spec: Spec, levels: Levels, stored: Iterable[str]) -> list[Draf
         if not (reduces or sweeps or (writes and isinstance(step.type, ImageType))):
             continue
         level = levels.of[step.id]
-        grid = leading_grid(spec, step) if reduces else spec.image_type(step.id).grid
+        grid = spec.leading_grid(step) if reduces else spec.image_type(step.id).grid
         key = (level, step.id if sweeps else (grid.shape, grid.axes))
         draft = drafts.setdefault(key, Draft(level, grid))
         if sweeps:

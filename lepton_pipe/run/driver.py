@@ -11,7 +11,7 @@ from typing import Any
 
 from distributed import Client
 
-from lepton_pipe.errors import RunError
+from lepton_pipe.errors import RunError, without_secrets
 from lepton_pipe.plan import SCRATCH, Plan, Stage
 from lepton_pipe.report.memory import PeakMemory
 from lepton_pipe.report.progress import Watcher
@@ -25,8 +25,16 @@ from lepton_pipe.run.results import (
     write_json,
     write_table,
 )
-from lepton_pipe.spec import ImageType, PerBlock, Spec, TableType, ValueType, compute_step
-from lepton_pipe.spec.evaluate import as_value
+from lepton_pipe.spec import (
+    ImageType,
+    PerBlock,
+    Spec,
+    TableType,
+    ValueType,
+    blamed,
+    compute_step,
+    finish_step,
+)
 from lepton_pipe.store.arrays import ArraySource
 from lepton_pipe.store.ome import create_image, create_scratch
 from lepton_pipe.store.open import MARKER
@@ -68,7 +76,7 @@ def run_plan(
     """
     started = time.perf_counter()
     # Before anything is read: what is recorded is the input as it was at the start.
-    identities = {n: s.identity() for n, s in sources.items()}
+    identities = {n: _public(s.identity()) for n, s in sources.items()}
     staging = Staging(out, overwrite=overwrite)
     try:
         with PeakMemory() as memory, _executor(plan, staging, scheduler, watcher) as executor:
@@ -88,6 +96,11 @@ def run_plan(
         staging.discard()
         raise
     return run.report
+
+
+def _public(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity fit to be published: addresses may carry passwords and signatures."""
+    return {n: without_secrets(v) if isinstance(v, str) else v for n, v in identity.items()}
 
 
 def _shared(plan: Plan, sources: Mapping[str, Source], staging: Staging) -> Mapping[str, Source]:
@@ -191,17 +204,13 @@ class _Run:
         """Turn the folds of a stage into values and tables, then compute values from values."""
         for step_id in stage.reduces:
             step = self.spec[step_id]
-            assert step.kernel is not None
-            args = {n: a for n, a in step.args.items() if not hasattr(a, "id")}
-            args |= {n: self.values[a.id] for n, a in step.args.items() if self._known(a)}
-            made = step.kernel.finish(result.partials[step_id], args, stage.grid)
-            self.values[step_id] = as_value(made)
+            with blamed(step, "the partials of all blocks, finishing them"):
+                made = finish_step(self.spec, step, result.partials[step_id], self.values)
+            self.values[step_id] = made
         for step in self.spec.steps:
             if step.id not in self.values and self._only_needs_values(step.id):
-                self.values[step.id] = compute_step(self.spec, step, self.values)
-
-    def _known(self, argument: Any) -> bool:
-        return hasattr(argument, "id") and argument.id in self.values
+                with blamed(step, "values of the whole image"):
+                    self.values[step.id] = compute_step(self.spec, step, self.values)
 
     def _only_needs_values(self, step_id: str) -> bool:
         step = self.spec[step_id]

@@ -1,7 +1,8 @@
 """What a user writes: kernels, pipelines, and the canonical form they are frozen into."""
 
+from lepton_pipe.spec.blame import blamed
 from lepton_pipe.spec.canonical import Ref, Spec, Step, plain
-from lepton_pipe.spec.evaluate import as_value, check_result, compute_step, evaluate
+from lepton_pipe.spec.evaluate import as_value, check_result, compute_step, evaluate, finish_step
 from lepton_pipe.spec.kernel import Kernel, kernel, mark_by_value
 from lepton_pipe.spec.node import Image, Node, Table, Value
 from lepton_pipe.spec.parameters import Parameter
@@ -25,9 +26,11 @@ __all__ = [
     "Value",
     "ValueType",
     "as_value",
+    "blamed",
     "check_result",
     "compute_step",
     "evaluate",
+    "finish_step",
     "kernel",
     "mark_by_value",
     "plain",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lepton_pipe.errors import SpecError
-from lepton_pipe.geometry import Depth
+from lepton_pipe.geometry import Depth, Grid
 from lepton_pipe.spec.digest import code_digest
 from lepton_pipe.spec.kernel import Kernel
 from lepton_pipe.spec.node import Node
@@ -94,6 +94,12 @@ class Spec:
             raise TypeError(f"step {step_id} gives a {type(type_).__name__}, not an image")
         return type_
 
+    def leading_grid(self, step: Step) -> Grid:
+        """Return the grid of a step's first image of full rank; an input's own."""
+        if step.kernel is None:
+            return self.image_type(step.id).grid
+        return max((self.image_type(i).grid for i in self.image_inputs(step)), key=_rank)
+
     def image_inputs(self, step: Step) -> tuple[str, ...]:
         """Ids of the images that a step needs."""
         return tuple(i for i in step.inputs if isinstance(self.by_id[i].type, ImageType))
@@ -122,6 +128,10 @@ class Spec:
         """Digest of the canonical form: changes with parameters, inputs' types and kernel code."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _rank(grid: Grid) -> tuple[int, int]:
+    return grid.rank
 
 
 def kernel_name(kernel: Kernel) -> str:

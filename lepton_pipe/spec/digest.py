@@ -64,7 +64,8 @@ def _kernel_parts(kernel: Kernel, seen: _Seen) -> Iterator[str]:
         yield f"version:{kernel.version}"
         return
     # A larger depth can change the result, where the first was too small.
-    for part in (kernel.fn, kernel.combine, kernel.finalize, kernel.depth, kernel.needs):
+    rules = (kernel.depth, kernel.needs, kernel.grid, kernel.sweep)
+    for part in (kernel.fn, kernel.combine, kernel.finalize, *rules):
         yield from _parts(part, seen)
 
 
@@ -160,6 +161,9 @@ def _global_names(code: CodeType) -> set[str]:
 
 
 def _source(thing: Callable[..., Any] | type) -> str:
+    if getattr(thing, "__name__", "") == "<lambda>":
+        # Its source is the whole statement it stands in, a decorator with others perhaps.
+        return _compiled(thing.__code__)  # type: ignore[union-attr]
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
     except (OSError, SyntaxError, TypeError):  # typed at a prompt, or a lambda in an expression

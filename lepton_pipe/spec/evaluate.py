@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_pipe.device import frozen
 from lepton_pipe.errors import KernelError
+from lepton_pipe.geometry import Grid
 from lepton_pipe.spec.canonical import Ref, Spec, Step
 from lepton_pipe.spec.types import ImageType, PerBlock, Place
 
@@ -38,15 +39,44 @@ def compute_step(spec: Spec, step: Step, results: Mapping[str, Any]) -> Any:
     if step.kernel is None:
         raise ValueError(f"{step.id} is an input; there is nothing to compute")
     args = {n: _argument(a, results) for n, a in step.args.items()}
-    images = [spec.image_type(i) for i in spec.image_inputs(step)]
-    if not images:
+    if not spec.image_inputs(step):
         return as_value(step.kernel.run(args, None))
-    leading = max(images, key=lambda t: t.grid.rank)
-    result = step.kernel.whole(args, Place.whole(leading.grid))
+    grid = spec.leading_grid(step)
+    partial = step.kernel.run(args, whole_place(step, grid))
+    if step.kernel.combine is not None:
+        return finish_step(spec, step, partial, results)
+    check_result(step, partial, spec.image_type(step.id).grid.shape)
+    return partial
+
+
+def finish_step(spec: Spec, step: Step, partial: Any, values: Mapping[str, Any]) -> Any:
+    """Turn the fold of all partials of a reduction or sweep into its result.
+
+    Parameters
+    ----------
+    values
+        The values known so far, by step id; those that the step needs are among them.
+    """
+    kernel = step.kernel
+    assert kernel is not None
+    images = spec.image_inputs(step)
+    args = {
+        n: _argument(a, values)
+        for n, a in step.args.items()
+        if not (isinstance(a, Ref) and a.id in images)
+    }
+    made = kernel.finish(partial, args, spec.leading_grid(step))
     if isinstance(step.type, ImageType):
-        check_result(step, result, step.type.grid.shape)
-        return result
-    return as_value(result) if step.kernel.returns == "value" else result
+        return made
+    return as_value(made) if kernel.returns == "value" else made
+
+
+def whole_place(step: Step, grid: Grid) -> Place:
+    """Return the place of an image that is a single block; `grid` is that of the step's image."""
+    resampled = step.kernel is not None and step.kernel.role == "resample"
+    if resampled and isinstance(step.type, ImageType):
+        return Place(grid.region, step.type.grid.region, grid)
+    return Place.whole(grid)
 
 
 def check_result(step: Step, result: Any, shape: tuple[int, ...]) -> None:

@@ -35,6 +35,9 @@ from lepton_pipe.spec import rules, trace
 from lepton_pipe.spec.node import Call, Image, Node, Table, Value
 from lepton_pipe.spec.types import ImageKind, ImageType, PerBlock, Place, TableType, ValueType
 
+# Bytes per voxel assumed for a kernel that does not say: three float64 copies of its array.
+UNDECLARED_SCRATCH = 24.0
+
 Role = Literal["map", "resample", "reduce", "sweep"]
 _BY_VALUE = "__lepton_pipe_by_value__"
 
@@ -61,7 +64,7 @@ class Kernel:
         depth: rules.DepthRule = 0,
         dtype: rules.DTypeRule = "same",
         kind: ImageKind | Literal["same"] | Callable[..., ImageKind] | None = None,
-        scratch: rules.NumberRule = 0.0,
+        scratch: rules.NumberRule = UNDECLARED_SCRATCH,
         cost: rules.NumberRule = 5.0,
         check: Callable[..., None] | None = None,
         combine: Callable[..., Any] | None = None,
@@ -152,6 +155,10 @@ class Kernel:
         context: dict[str, Any] = {
             n: a.type if isinstance(a, Node) else a for n, a in bound.items()
         }
+        if self.role == "sweep" and len(images) != 1:
+            raise TypeError(f"it folds slabs of one image, and was given {len(images)} images")
+        if not images and self.role != "map":
+            raise TypeError("it works on images, and was given values alone")
         if not images:
             return self._value_node(bound, context, where)
         self._refuse_arrays(bound)
@@ -246,7 +253,13 @@ class Kernel:
         grid = _leading(arrays).grid
         self._validate(grid, context)
         rules.resolve_depth(self.depth, grid, context)  # a depth rule may refuse a parameter
-        return self.whole(bound, Place.whole(grid))
+        return self.whole(bound, self._whole_place(grid, context))
+
+    def _whole_place(self, grid: Grid, context: Mapping[str, Any]) -> Place:
+        if self.role == "resample" and self.grid is not None:
+            made: Grid = rules.call_rule(self.grid, context)
+            return Place(grid.region, made.region, grid)
+        return Place.whole(grid)
 
     def _is_literal(self, name: str) -> bool:
         # An array given by keyword only is a small parameter (a footprint), never an image.
@@ -337,7 +350,7 @@ def kernel(
         mask for booleans and else an image.
     scratch
         Bytes per voxel of the array handed in that the kernel needs for a moment, besides its
-        arguments and its result. A number or a rule.
+        arguments and its result. A number or a rule; by default three float64 copies.
     cost
         Nanoseconds per voxel on one core, for the planner's choices. A number or a rule.
     check

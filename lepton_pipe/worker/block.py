@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lepton_pipe import spec
 from lepton_pipe.device import frozen, to_device, to_host
-from lepton_pipe.errors import KernelError, LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan.memory import last_use
 from lepton_pipe.plan.regions import (
@@ -24,11 +20,8 @@ from lepton_pipe.plan.regions import (
     sweep_source,
     written_region,
 )
-from lepton_pipe.spec import ImageType, Place, Ref, Step, check_result
+from lepton_pipe.spec import ImageType, Place, Ref, Step, blamed, check_result, finish_step
 from lepton_pipe.worker.program import BlockResult, Program, Stats
-
-# Where a kernel's function is called from.
-_CALLER = str(Path(spec.__file__).with_name("kernel.py"))
 
 
 def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockResult:
@@ -102,7 +95,7 @@ class _Task:
             made = self._call(step, place, input_regions(self.spec, step, region))
             resampled = step.kernel is not None and step.kernel.role == "resample"
             covers = region if resampled else place.read
-            with _told(step, self.block):
+            with blamed(step, f"block {self.block}"):
                 check_result(step, made, covers.shape)
             self.held[step.id] = region, made[region.inside(covers)]
 
@@ -114,7 +107,7 @@ class _Task:
 
     def _call(self, step: Step, place: Place, regions: Mapping[str, Region]) -> Any:
         args = {n: self._argument(a, regions) for n, a in step.args.items()}
-        with _told(step, self.block):
+        with blamed(step, f"block {self.block}"):
             assert step.kernel is not None
             return step.kernel.run(args, place)
 
@@ -150,10 +143,10 @@ class _Task:
             self.held.clear()
             self.run(steps, slab_regions(self.spec, self.stage, self.block, slab))
             partial = self._fold_slab(step, source, slab)
-            fold = partial if fold is None else kernel.combine(fold, partial)
-        args = {n: self._argument(a, {}) for n, a in step.args.items() if not self._is_image(a)}
-        with _told(step, self.block):
-            made = kernel.finish(fold, args, self.spec.image_type(source).grid)
+            with blamed(step, f"block {self.block}"):
+                fold = partial if fold is None else kernel.combine(fold, partial)
+        with blamed(step, f"block {self.block}"):
+            made = finish_step(self.spec, step, fold, self.values)
             check_result(step, made, self.block.shape)
         self.held[step.id] = self.block, made
         self._write(step.id)
@@ -169,27 +162,3 @@ class _Task:
             region = sweep_source(self.spec, self.stage, self.block, slab)
             place = Place(region, region, self.spec.image_type(source).grid)
             return self._call(step, place, {source: region})
-
-    def _is_image(self, argument: Any) -> bool:
-        return isinstance(argument, Ref) and isinstance(self.spec[argument.id].type, ImageType)
-
-
-@contextmanager
-def _told(step: Step, block: Region) -> Iterator[None]:
-    """Add the kernel, the block and the user's line to whatever a kernel raises."""
-    try:
-        yield
-    except LeptonError as error:
-        raise type(error)(f"{error}\n  in {step.id}, block {block}\n  {step.where}") from error
-    except Exception as error:
-        raise KernelError(
-            f"{step.id} failed on block {block}: {type(error).__name__}: {error}\n"
-            f"  {step.where}\n{_user_frames(error)}"
-        ) from error
-
-
-def _user_frames(error: Exception) -> str:
-    """Return the traceback from the kernel's own code on: what called it is not its fault."""
-    frames = traceback.extract_tb(error.__traceback__)
-    calls = [i for i, f in enumerate(frames) if f.filename == _CALLER]
-    return "".join(traceback.format_list(frames[calls[-1] + 1 if calls else 0 :])).rstrip()

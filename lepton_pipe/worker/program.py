@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan import Stage
-from lepton_pipe.spec import Spec
+from lepton_pipe.spec import Spec, blamed
 
 
 class Readable(Protocol):
@@ -90,6 +90,8 @@ class Combine:
         for step_id in self.reduces:
             kernel = self.spec[step_id].kernel
             if kernel is not None and kernel.combine is not None:
-                a.partials[step_id] = kernel.combine(a.partials[step_id], b.partials[step_id])
+                with blamed(self.spec[step_id], "the partials of two blocks, combining them"):
+                    folded = kernel.combine(a.partials[step_id], b.partials[step_id])
+                a.partials[step_id] = folded
         a.stats.add(b.stats)
         return a

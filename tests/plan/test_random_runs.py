@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lepton_pipe.merge.fold import TreeFold
 from lepton_pipe.merge.pyramid import downsample_array
 from lepton_pipe.plan import Resources, make_plan
-from lepton_pipe.spec import ImageType, PerBlock, as_value, compute_step, evaluate
+from lepton_pipe.spec import ImageType, PerBlock, compute_step, evaluate, finish_step
 from lepton_pipe.worker import Combine, Program, run_block
 from tests.plan.pipelines import GIB, long_shapes, random_specs, small_shapes
 
@@ -64,9 +64,7 @@ def run(plan, arrays, order):
 
 def finish(spec, stage, partials, values):
     for step_id in stage.reduces:
-        step = spec[step_id]
-        args = {n: values.get(getattr(a, "id", None), a) for n, a in step.args.items()}
-        values[step_id] = as_value(step.kernel.finish(partials[step_id], args, stage.grid))
+        values[step_id] = finish_step(spec, spec[step_id], partials[step_id], values)
     for step in spec.steps:
         ready = step.id not in values and set(step.inputs) <= set(values)
         if ready and step.inputs and not isinstance(step.type, ImageType):

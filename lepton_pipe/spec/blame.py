@@ -1,0 +1,46 @@
+"""Say which kernel, on what, and at which of the user's lines, when a kernel's code raises."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lepton_pipe.errors import CastError, KernelError, LeptonError
+from lepton_pipe.spec.canonical import Step
+
+# Where a kernel's functions are called from.
+_CALLER = str(Path(__file__).with_name("kernel.py"))
+
+
+@contextmanager
+def blamed(step: Step, what: str) -> Iterator[None]:
+    """Turn whatever is raised inside the block into a `KernelError` that names its origin.
+
+    The original exception does not travel along, since it might not survive being pickled; its
+    type, text and traceback stand in the message. A kernel that leaves by ``sys.exit`` has failed
+    like any other.
+
+    Parameters
+    ----------
+    what
+        What the kernel worked on, such as ``"block [0:64, 0:64]"``.
+    """
+    try:
+        yield
+    except LeptonError as error:
+        kind = CastError if isinstance(error, CastError) else KernelError
+        raise kind(f"{error}\n  in {step.id}, {what}\n  {step.where}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a kernel may raise anything
+        raise KernelError(
+            f"{step.id} failed on {what}: {type(error).__name__}: {error}\n"
+            f"  {step.where}\n{_own_frames(error)}"
+        ) from None
+
+
+def _own_frames(error: BaseException) -> str:
+    """Return the traceback from the kernel's own code on: what called it is not its fault."""
+    frames = traceback.extract_tb(error.__traceback__)
+    calls = [i for i, f in enumerate(frames) if f.filename == _CALLER]
+    return "".join(traceback.format_list(frames[calls[-1] + 1 if calls else 0 :])).rstrip()
