@@ -147,7 +147,7 @@ def random_tiling(spec: Spec, random: np.random.Generator) -> dict[str, int]:
         grid = spec.image_type(step.id).grid
         for axis, n in zip(grid.axes, grid.shape, strict=True):
             longest = max(n, lengths.get(axis, 1))
-            lengths[axis] = int(random.integers(max(1, longest // 4), longest + 1))
+            lengths[axis] = int(random.integers(max(1, longest // 8), longest + 1))
     return lengths
 
 

@@ -21,7 +21,8 @@ class _Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status (see `ExitStatus`)."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except LeptonError as error:

@@ -89,6 +89,10 @@ class RunError(LeptonError):
     """A run failed after it had started; nothing was published."""
 
 
+class StalledError(RunError):
+    """A run waited too long for something; says for what."""
+
+
 class KernelError(RunError):
     """A kernel raised, or broke its declared contract, on one block."""
 

@@ -195,12 +195,24 @@ def histogram_counts(
             "the image; replace them first, or give range="
         )
     dtype = np.dtype(np.uint8) if image.dtype == np.bool_ else image.dtype
+    dtype = bin_dtype(dtype, bins, low, high) if of_image else dtype
     ends = (dtype.type(low), dtype.type(high)) if of_image else (low, high)
     counts = np.zeros(bins, np.int64)
     for part in parts(image):
         values = part.astype(dtype, copy=False)
         counts += _histogram(values, bins, ends)
     return counts
+
+
+def bin_dtype(dtype: np.dtype[Any], bins: int, low: Any, high: Any) -> np.dtype[Any]:
+    """Return the dtype for bin edges: the image's own, unless its numbers are too coarse for it."""
+    try:
+        with np.errstate(all="ignore"):
+            ends = dtype.type(low), dtype.type(high)
+            edges = np.histogram_bin_edges(np.empty(0, dtype), bins, ends)
+    except ValueError:
+        return np.dtype(np.float64)
+    return dtype if np.isfinite(edges).all() else np.dtype(np.float64)
 
 
 def _histogram(values: Any, bins: int, ends: tuple[Any, Any]) -> Any:

@@ -71,7 +71,7 @@ def _crop_needs(
     return region.shift(_cropped(grid, t=t, c=c, z=z, y=y, x=x).start)
 
 
-@kernel(grid=_crop_grid, needs=_crop_needs, kind="same", cost=0.3, check=_check_crop)
+@kernel(grid=_crop_grid, needs=_crop_needs, kind="same", scratch=0.0, cost=0.3, check=_check_crop)
 def crop(
     image: Any,
     *,

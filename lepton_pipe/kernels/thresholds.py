@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_pipe.kernels.reductions import (
+    bin_dtype,
     bin_width,
     histogram_counts,
     integer_counts,
@@ -54,6 +55,7 @@ def _levels(
     """Return counts and the values that they stand for, from the first to the last one found."""
     kind = np.dtype(dtype)
     if kind.kind == "f":
+        kind = bin_dtype(kind, counts.size, low, high)
         ends = (kind.type(low), kind.type(high))
         edges = np.histogram_bin_edges(np.empty(0, kind), counts.size, ends)
         centers = (edges[:-1] + edges[1:]) / 2.0

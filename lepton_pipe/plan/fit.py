@@ -29,7 +29,7 @@ from lepton_pipe.spec import Spec, ValueType
 # Allocators keep some of what was freed; estimates of tasks are raised by this share.
 ALLOCATOR_SLACK = 1.15
 ENCODE_NS = 3.0
-SLAB_VOXELS = 2**22
+SLAB_VOXELS = 2**21
 _SLAB_BYTES_PER_VOXEL = 64
 
 

@@ -10,8 +10,9 @@ from lepton_pipe.geometry import Blocks, Grid
 
 # Beyond this a block gains little: its overlap is small already, and its task is worth its cost.
 MAX_BLOCK_VOXELS = 2**23
-# Enough blocks for each slot that the last ones to end do not leave the others waiting long.
-BLOCKS_PER_SLOT = 3
+# Enough blocks to go round. A fixed number, not one for each core: sums of floats are taken block
+# by block, and with the same blocks on any machine their last digit is the same as well.
+BLOCKS_AT_LEAST = 24
 
 
 def candidates(grid: Grid, unit: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -78,7 +79,7 @@ def choose_block(
         bytes_each = need(block)
         smallest = smallest or bytes_each
         at_once = min(slots, budget // max(1, bytes_each))
-        if best is not None and not _better(grid, block, at_once, slots, best):
+        if best is not None and not _better(grid, block, at_once, best):
             break
         if at_once >= 1:
             best = block, at_once
@@ -96,13 +97,12 @@ def _better(
     grid: Grid,
     block: tuple[int, ...],
     at_once: int,
-    slots: int,
     best: tuple[tuple[int, ...], int],
 ) -> bool:
     """Tell whether a larger block is worth it: as many at once, and enough of them to go round."""
     if at_once < best[1] or prod(block) > MAX_BLOCK_VOXELS:
         return False
-    return len(Blocks(grid.shape, block)) >= BLOCKS_PER_SLOT * slots
+    return len(Blocks(grid.shape, block)) >= BLOCKS_AT_LEAST
 
 
 def _by(shape: Sequence[int]) -> str:

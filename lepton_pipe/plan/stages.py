@@ -16,6 +16,8 @@ from lepton_pipe.spec import ImageType, Spec, Step
 STORE_NS = 1.8
 LOAD_NS = 0.6
 DECODE_NS = 1.1
+# Kernels that a stage is named after.
+WORDS = 3
 
 
 @dataclass
@@ -171,10 +173,13 @@ def chain_cost(spec: Spec, step_id: str, stored: Iterable[str]) -> float:
 
 
 def stage_name(spec: Spec, steps: Sequence[str], reads: Sequence[str]) -> str:
-    """Return a short name in the pipeline's own words: its kernels, operators left out."""
-    named = [s for s in steps if not _is_operator(spec[s])]
-    words = list(dict.fromkeys(named or steps)) or [f"copy-{r}" for r in reads]
-    return "+".join(words if len(words) <= 3 else [words[0], "..", words[-1]])
+    """Return a short name in the pipeline's own words: its dearest kernels, no operators."""
+    named = [s for s in steps if not _is_operator(spec[s])] or list(steps)
+    if not named:
+        return "+".join(f"copy-{r}" for r in reads)
+    dearest = sorted(named, key=lambda s: -spec[s].cost)[:WORDS]
+    words = [s for s in named if s in dearest]
+    return "+".join(words) + ("+.." if len(words) < len(named) else "")
 
 
 def _is_operator(step: Step) -> bool:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from lepton_pipe.errors import LeptonError, RunError
+from lepton_pipe.errors import LeptonError, RunError, StalledError
 from lepton_pipe.graph import StageGraph
 from lepton_pipe.merge.fold import TreeFold
 from lepton_pipe.worker import BlockResult, Combine, Program, run_block
 
 # Blocks that wait for each thread, so that none idles while the driver is asked for more.
 QUEUED_PER_THREAD = 4
+# How often to look for workers while no block ends, and how long to go on without any.
+LOOK_SECONDS = 10
+NO_WORKERS_SECONDS = 120
 
 Parts = Callable[[int], Mapping[str, Any]]
 Tick = Callable[[], None]
@@ -95,12 +99,13 @@ class _Flight:
         self._running = 0
         self._futures: dict[Any, Future[Any]] = {}  # held until the fold that needs them has ended
         self._folds: dict[Any, int] = {}
-        self._done = as_completed([], loop=client.loop)
+        self._done: SimpleQueue[Future[Any]] = SimpleQueue()
 
     def __iter__(self) -> Iterator[tuple[int, BlockResult]]:
         """Yield each group's number and fold as it ends."""
         self._submit()
-        for future in self._done:
+        while self._futures:
+            future = self._next_done()
             self._raise_if_failed(future)
             if future.key in self._folds:
                 yield self._end_group(future)
@@ -108,6 +113,19 @@ class _Flight:
                 self._running -= 1
                 self._tick()
             self._submit()
+
+    def _next_done(self) -> Future[Any]:
+        """Return the next task that has ended; no block may take for ever without a worker."""
+        alone = 0
+        while alone < NO_WORKERS_SECONDS:
+            try:
+                return self._done.get(timeout=LOOK_SECONDS)
+            except Empty:
+                alone = 0 if self._client.nthreads() else alone + LOOK_SECONDS
+        raise StalledError(
+            f"the cluster has had no workers for {alone} s, and {self._running} blocks wait for "
+            "one; nothing was published. Start workers, then run again"
+        )
 
     def _submit(self) -> None:
         free = min(self._limit - self._running, self._graph.blocks - self._next)
@@ -120,7 +138,8 @@ class _Flight:
         futures = self._client.get(self._graph.graph(indices, self._futures), keys, sync=False)
         self._folds.update(folds)
         self._futures.update(zip(keys, futures, strict=True))
-        self._done.update(futures)
+        for future in futures:
+            future.add_done_callback(self._done.put)
 
     def _end_group(self, future: Future[Any]) -> tuple[int, BlockResult]:
         group = self._folds.pop(future.key)

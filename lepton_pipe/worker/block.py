@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lepton_pipe.device import frozen, to_device, to_host
+from lepton_pipe.errors import LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan.memory import last_use
 from lepton_pipe.plan.regions import (
@@ -38,10 +39,15 @@ def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockRe
         When a kernel raised or broke its declaration; names kernel, block and the user's line.
     """
     task = _Task(program, index, {**program.values, **parts})
-    if program.stage.sweep is not None:
-        task.sweep()
-    else:
-        task.run(program.stage.steps, block_regions(program.spec, program.stage, task.block))
+    try:
+        if program.stage.sweep is not None:
+            task.sweep()
+        else:
+            task.run(program.stage.steps, block_regions(program.spec, program.stage, task.block))
+    except LeptonError as error:
+        # What a kernel raised may not survive being pickled; the message holds all of it.
+        error.__context__ = None
+        raise
     task.result.stats.blocks = 1
     return task.result
 
