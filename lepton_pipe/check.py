@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +131,8 @@ def _cut_out(source: Any, size: int) -> Any:
         for i, (a, n) in enumerate(zip(start, grid.shape, strict=True))
     ]
     region = type(grid.region)(tuple(start), tuple(stop))
-    cut = grid.crop(region)
-    return open_source(
-        source.read(region),
-        axes="".join(grid.axes),
-        scale=cut.scale,
-        unit=dict(zip(grid.axes, grid.unit, strict=True)),
-    )
+    part = open_source(source.read(region), axes="".join(grid.axes))
+    return replace(part, type=replace(source.type, grid=grid.crop(region)))
 
 
 def random_tiling(spec: Spec, random: np.random.Generator) -> dict[str, int]:
