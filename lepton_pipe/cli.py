@@ -22,7 +22,8 @@ class _Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status (see `ExitStatus`)."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asked for just that
+            signal.signal(number, _terminate)
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except LeptonError as error:
@@ -33,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             "lepton-pipe: this process ran out of memory; nothing was published. Give less --memory"
         )
         return int(ExitStatus.FAILED)
+    except BrokenPipeError:
+        # Whoever read our output has gone (``lepton-pipe list | head``); do not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitStatus.COMPLETE)
     except Exception:  # noqa: BLE001  whatever it is, the status must say that the run failed
         traceback.print_exc()
         _say("lepton-pipe: this is a fault in lepton_pipe, not in what you did; please report it")
@@ -43,10 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Terminated:
         _say("lepton-pipe: terminated; nothing was published, the output is what it was before")
         return int(ExitStatus.TERMINATED)
-    except BrokenPipeError:
-        # Whoever read our output has gone (``lepton-pipe list | head``); do not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitStatus.COMPLETE)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
