@@ -223,6 +223,8 @@ def _request(command: str, pipeline: Pipeline, found: argparse.Namespace) -> Req
                 f"{word!r} is not understood; images and the output are given as NAME=PATH: "
                 + " ".join(f"{i}=PATH" for i in (*pipeline.images, "out"))
             )
+        if name in request.images or (name == "out" and request.out is not None):
+            raise UsageError(f"{name}= is given twice; which one is meant?")
         if name == "out":
             request.out = path
         else:

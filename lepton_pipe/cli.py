@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -36,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitStatus.FAILED)
     except BrokenPipeError:
         # Whoever read our output has gone (``lepton-pipe list | head``); do not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitStatus.COMPLETE)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        runs = (sys.argv[1:] if argv is None else list(argv))[:1] in (["run"], ["demo"])
+        return int(ExitStatus.FAILED if runs else ExitStatus.COMPLETE)
     except Exception:  # noqa: BLE001  whatever it is, the status must say that the run failed
         traceback.print_exc()
         _say("lepton-pipe: this is a fault in lepton_pipe, not in what you did; please report it")
@@ -106,10 +109,11 @@ def _run(argv: list[str]) -> int:
     if not request.json:
         _say(str(plan))
     report = plan.run(progress=True)
-    if request.json:
-        _print_json(report.to_json())
-    else:
-        print(report)
+    with suppress(BrokenPipeError):  # it is published, whether somebody reads this or not
+        if request.json:
+            _print_json(report.to_json())
+        else:
+            print(report, flush=True)
     return 0
 
 

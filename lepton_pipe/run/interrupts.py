@@ -8,14 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Signals that end a run.
 _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
+def signals_held(*, deliver: bool = True) -> Iterator[None]:
     """Deliver an interrupt or termination that arrives inside the block at its end instead.
 
     Only the main thread can be interrupted; elsewhere this does nothing.
+
+    Parameters
+    ----------
+    deliver
+        Whether to deliver it at all: not where the work is complete at the end of the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -31,5 +37,5 @@ def signals_held() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if arrived:
+        if arrived and deliver:
             signal.raise_signal(arrived[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lepton_pipe.errors import OutputExistsError, RefusedError, RunError, UsageError
+from lepton_pipe.run.interrupts import signals_held
 from lepton_pipe.store.durable import remove_partials, sync_path, sync_tree
 from lepton_pipe.store.open import MARKER
 
@@ -46,13 +48,21 @@ class Staging:
         sync_tree(self.path)
         self.path.chmod(0o777 & ~_umask())
         refuse_output(self.out, overwrite=self._overwrite)
-        if self.out.exists():
-            _exchange(self.path, self.out)
-        else:
-            self.path.rename(self.out)
-        sync_path(self.out.parent)
-        # The old version, if there was one. The new one is published, whatever becomes of it.
-        shutil.rmtree(self.path, ignore_errors=True)
+        # From here to the end nothing interrupts: who is told of an interrupt is told that the
+        # output is what it was before.
+        with signals_held(deliver=False):
+            if self.out.exists():
+                _exchange(self.path, self.out)
+            else:
+                self.path.rename(self.out)
+            sync_path(self.out.parent)
+            # The old version, if there was one. The new one is published, whatever becomes of it.
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def leftovers(self) -> list[Path]:
+        """Return what earlier runs on this output left when they were killed."""
+        beside = self.out.parent.glob(f".{glob.escape(self.out.name)}.lepton-*")
+        return sorted(p for p in beside if p != self.path)
 
     def discard(self) -> None:
         """Remove what was staged, and folders made for it; the output is left as it was."""
@@ -79,7 +89,12 @@ def refuse_output(out: Path, *, overwrite: bool) -> None:
             f"output {out} exists already and would be replaced; choose another out=, or say "
             "--overwrite"
         )
-    if not (out.is_dir() and (out / MARKER).is_file()) or out.is_symlink():
+    if out.is_symlink():
+        raise OutputExistsError(
+            f"output {out} is a symbolic link, which --overwrite does not follow; name the folder "
+            "it leads to"
+        )
+    if not (out.is_dir() and (out / MARKER).is_file()):
         raise OutputExistsError(
             f"output {out} was not made by lepton_pipe (it has no {MARKER}), so --overwrite does "
             "not touch it; choose another out=, or remove it yourself"

@@ -10,6 +10,7 @@ from lepton_pipe.errors import RefusedError, UsageError
 from lepton_pipe.plan import Plan
 from lepton_pipe.report.plan_text import size
 from lepton_pipe.run.publish import refuse_output
+from lepton_pipe.store.open import MARKER
 from lepton_pipe.store.source import Source
 from lepton_pipe.store.urls import is_url
 
@@ -47,6 +48,12 @@ def refuse_places(out: Path, sources: Mapping[str, Source], *, overwrite: bool) 
                     f"output {out} and input {name} ({path}) lie inside each other: publishing "
                     "would destroy or change the input; choose an out= elsewhere"
                 )
+    for above in resolved.parents:
+        if (above / MARKER).is_file():
+            raise RefusedError(
+                f"output {out} would lie inside {above}, the result of another run, and be lost "
+                "when that is overwritten; choose an out= elsewhere"
+            )
     parent = next((p for p in resolved.parents if p.exists()), None)
     if parent is not None and not parent.is_dir():
         raise UsageError(f"out={out}: {parent} is a file, so nothing can be made in it")

@@ -67,6 +67,14 @@ class Node:
     def __format__(self, spec: str) -> str:
         return format(repr(self), spec) if not spec else self._no_data("formatting as a number")
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"{type(self).__name__} has no {name!r}: it stands for data that is not there yet; use "
+            f"a kernel, such as mean(image), and not a method, such as image.mean()"
+        )
+
     def __getitem__(self, index: object) -> NoReturn:
         self._no_data(f"indexing with {index!r} (see the kernel crop)")
 

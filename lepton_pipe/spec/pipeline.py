@@ -100,7 +100,8 @@ class Definition:
                 outputs = self._outputs(self.fn(**nodes, **parameters))
             except Exception as error:
                 # With problems noted before, this one may only follow from them.
-                if not problems and not isinstance(error, (LeptonError, ValueError, TypeError)):
+                known = (LeptonError, ValueError, TypeError, AttributeError)
+                if not problems and not isinstance(error, known):
                     raise
                 if not problems:
                     where = trace.last_user_line(error)

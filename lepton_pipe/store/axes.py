@@ -186,7 +186,8 @@ def resolve(found: Found, wanted: Wanted) -> tuple[ImageType, AxisMap]:
         grid = replace(grid, unit=tuple(map(canonical_unit, axis_map.pick(found.unit))))
     if found.translation is not None:
         grid = replace(grid, translation=tuple(map(float, axis_map.pick(found.translation))))
-    dtype = found.dtype.newbyteorder("=")
+    # By its text: some platforms have several integer types of one size, and zarr knows one.
+    dtype = np.dtype(found.dtype.newbyteorder("=").str)
     kind: ImageKind = "mask" if dtype.kind == "b" else found.kind or "image"
     if kind == "labels" and dtype.kind not in "iu":
         kind = "image"

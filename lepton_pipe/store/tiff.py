@@ -30,6 +30,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _WHOLE_PAGE = 64 << 20
 """Pages of up to 64 MiB in strips are read whole: strips are too small to be worth a task."""
 
+_WITH_THUMBNAILS = {"svs", "ndpi", "scn", "bif", "qpi", "philips", "avs"}
+"""Kinds of slide whose further images are a label, an overview or a thumbnail of the first."""
+
 _PRINT_DPI = {1.0, 72.0, 96.0, 100.0, 150.0, 200.0, 300.0, 600.0}
 """Resolutions per inch that programs write when they know nothing about the voxel size."""
 
@@ -136,11 +139,11 @@ def open_tiff(uri: str, wanted: Wanted) -> Source:
 
 def _describe(uri: str, handle: TiffHandle) -> Found:
     tiff, series = handle.tiff, handle.series
-    if len(tiff.series) > 1 and tiff.series[0].kind in {"generic", "uniform"}:
+    if len(tiff.series) > 1 and tiff.series[0].kind not in _WITH_THUMBNAILS:
         shapes = ", ".join(str(s.shape) for s in tiff.series[:4])
         raise InputError(
-            f"{uri}: holds {len(tiff.series)} images of different shapes ({shapes}); save the "
-            "one that is meant in a file of its own"
+            f"{uri}: holds {len(tiff.series)} images ({shapes}), such as positions or scenes, and "
+            "which one is meant cannot be told; save each in a file of its own"
         )
     axes = _letters(series.axes)
     base = tiff.series[0]

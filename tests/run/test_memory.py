@@ -43,7 +43,8 @@ def test_a_larger_image_takes_no_more_memory(tmp_path):
     small = run("convert", sparse(tmp_path / "s.zarr", 128), tmp_path / "s", *memory)
     large = run("convert", sparse(tmp_path / "l.zarr", 1024), tmp_path / "l", *memory)
     assert large["peak_bytes"] <= large["planned_bytes"] <= 600 * MIB
-    assert large["peak_bytes"] < 1.15 * small["peak_bytes"]
+    # A small image is cut finer, to keep all cores busy; beyond that, size makes no difference.
+    assert large["peak_bytes"] < small["peak_bytes"] + 64 * MIB
 
 
 def test_a_plan_that_cannot_fit_names_memory_that_does(tmp_path):
