@@ -229,3 +229,18 @@ def test_importing_is_quick():
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
     assert shown.stdout.strip() == "[]"
+
+
+def test_an_image_given_twice_is_no_guess(tmp_path):
+    done = lepton("plan", "convert", "raw=a.tif", "raw=b.tif", "out=o", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "raw= is given twice" in done.stderr
+
+
+def test_an_output_inside_a_result_is_refused(tmp_path):
+    np.save(tmp_path / "raw.npy", np.zeros((4, 4), np.uint8))
+    made = lepton("run", "convert", "raw=raw.npy", "out=o", "--serial", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    inside = lepton("run", "convert", "raw=raw.npy", "out=o/more", "--serial", cwd=tmp_path)
+    assert inside.returncode == 4
+    assert "inside" in inside.stderr

@@ -150,7 +150,7 @@ def test_overwrite_touches_nothing_that_is_not_ours(tmp_path, kind):
     else:
         out.symlink_to(tmp_path / "nowhere")
     before = names(tmp_path)
-    with pytest.raises(OutputExistsError, match="not made by lepton_pipe"):
+    with pytest.raises(OutputExistsError, match="not made by lepton_pipe|is a symbolic link"):
         made(out, overwrite=True)
     assert names(tmp_path) == before
 
@@ -181,3 +181,25 @@ def test_an_input_that_changes_after_the_start_is_recorded_as_it_was(tmp_path):
     recorded = plan.sources["raw"].identity()
     plan.run(progress=False)
     assert json.loads((tmp_path / "o" / MARKER).read_text())["inputs"]["raw"] == recorded
+
+
+def test_an_interrupt_while_publishing_waits_and_is_not_called_a_failure(tmp_path, monkeypatch):
+    import os
+    import signal
+
+    from lepton_pipe.run import publish
+
+    staging = publish.Staging(tmp_path / "out")
+    (staging.path / "file").write_text("new")
+    monkeypatch.setattr(publish, "sync_path", lambda _path: os.kill(os.getpid(), signal.SIGINT))
+    staging.publish()
+    assert (tmp_path / "out" / "file").read_text() == "new"
+
+
+def test_what_a_killed_run_left_is_named(tmp_path):
+    from lepton_pipe.run.publish import Staging
+
+    left = Staging(tmp_path / "out")
+    other = Staging(tmp_path / "other")
+    assert Staging(tmp_path / "out").leftovers() == [left.path]
+    assert other.leftovers() == []

@@ -83,10 +83,18 @@ def test_what_breaks_after_a_problem_does_not_hide_it():
 
 def test_an_error_of_the_users_own_is_not_dressed_up():
     def broken(raw: lp.Image):
-        return raw.no_such_thing
+        return {}["no such key"]
 
-    with pytest.raises(AttributeError, match="no_such_thing"):
+    with pytest.raises(KeyError):
         bind(broken)
+
+
+def test_a_method_that_arrays_have_is_pointed_to_the_kernel():
+    def careless(raw: lp.Image):
+        return raw - raw.mean()
+
+    with pytest.raises(SpecError, match=r"Image has no 'mean'[\s\S]*return raw - raw.mean\(\)"):
+        bind(careless)
 
 
 def wrong_calls(raw: lp.Image):

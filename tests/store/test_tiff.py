@@ -97,7 +97,7 @@ def test_pages_of_different_shapes_are_refused(tmp_path):
     with tifffile.TiffWriter(path) as tiff:
         for size in (20, 30, 40):
             tiff.write(pixels((size, size)), metadata=None)
-    with pytest.raises(InputError, match="3 images of different shapes"):
+    with pytest.raises(InputError, match="holds 3 images"):
         open_source(path)
 
 
@@ -170,3 +170,18 @@ def test_a_changed_file_has_another_identity(tmp_path):
     source = open_source(path)
     assert source.identity() != before
     np.testing.assert_array_equal(_read(source), pixels((20, 30), seed=1))
+
+
+def test_several_scenes_in_one_file_are_refused_not_dropped(tmp_path):
+    path = tmp_path / "two.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(np.ones((5, 6), np.uint16))
+        file.write(np.zeros((5, 6), np.uint16))
+    with pytest.raises(InputError, match="holds 2 images"):
+        open_source(path)
+
+
+def test_an_integer_type_with_two_names_is_the_one_that_zarr_knows(tmp_path):
+    path = tmp_path / "long.tif"
+    tifffile.imwrite(path, np.arange(20, dtype=np.longlong).reshape(4, 5))
+    assert open_source(path).type.dtype.char == np.dtype(np.int64).char
