@@ -150,7 +150,7 @@ def test_overwrite_touches_nothing_that_is_not_ours(tmp_path, kind):
     else:
         out.symlink_to(tmp_path / "nowhere")
     before = names(tmp_path)
-    with pytest.raises(OutputExistsError, match="not made by lepton_pipe|is a symbolic link"):
+    with pytest.raises(OutputExistsError, match=r"not made by lepton_pipe|is a symbolic link"):
         made(out, overwrite=True)
     assert names(tmp_path) == before
 
