@@ -49,6 +49,7 @@ def _advice(out: Path) -> str:
     python = os.path.relpath(sys.executable)
     if len(python) > len(sys.executable):
         python = sys.executable
+    command = f"{python.rpartition('/')[0]}/lepton-pipe" if "/" in python else "lepton-pipe"
     return f"""
 Look at it:
   {out}/overview.png
@@ -58,5 +59,7 @@ Look at it:
       as a layer that is hidden at first)
   {python} -c "import pyarrow.parquet as pq; print(pq.read_table('{out}/catalogue.parquet'))"
 Next:
-  lepton-pipe list                        the pipelines that ship with lepton_pipe
-  lepton-pipe run nuclei --help           run one on an image of your own"""
+  {command} list
+      the pipelines that ship with lepton_pipe
+  {command} run nuclei --help
+      run one on an image of your own"""

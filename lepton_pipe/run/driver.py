@@ -79,7 +79,7 @@ def run_plan(
     identities = {n: _public(s.identity()) for n, s in sources.items()}
     staging = Staging(out, overwrite=overwrite)
     for left in staging.leftovers():
-        watcher.say(f"note: {left} is left from a run that was killed, or still runs; remove it")
+        watcher.say(f"note: {left} is left from a killed run; remove it if no run uses it")
     try:
         with PeakMemory() as memory, _executor(plan, staging, scheduler, watcher) as executor:
             run = _Run(plan, _shared(plan, sources, staging), staging, executor, watcher)

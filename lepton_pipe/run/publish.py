@@ -55,7 +55,14 @@ class Staging:
                 _exchange(self.path, self.out)
             else:
                 self.path.rename(self.out)
-            sync_path(self.out.parent)
+            try:
+                sync_path(self.out.parent)
+            except OSError as error:
+                raise RunError(
+                    f"{self.out} is published and whole, but {self.out.parent} could not be "
+                    f"flushed to disk ({error.strerror}): a power cut now could bring the old "
+                    "version back; look at the disk"
+                ) from error
             # The old version, if there was one. The new one is published, whatever becomes of it.
             shutil.rmtree(self.path, ignore_errors=True)
 

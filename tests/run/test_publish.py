@@ -203,3 +203,13 @@ def test_what_a_killed_run_left_is_named(tmp_path):
     other = Staging(tmp_path / "other")
     assert Staging(tmp_path / "out").leftovers() == [left.path]
     assert other.leftovers() == []
+
+
+def test_a_failed_flush_after_the_rename_says_that_the_result_is_there(tmp_path, monkeypatch):
+    def torn(_path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(publish, "sync_path", torn)
+    with pytest.raises(RunError, match="is published and whole, but"):
+        made(tmp_path / "o")
+    assert names(tmp_path) == {"o"}
