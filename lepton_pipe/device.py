@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+import threading
 from functools import cache
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -16,6 +18,22 @@ import numpy as np
 from lepton_pipe.errors import RefusedError, UsageError
 
 DeviceChoice = Literal["auto", "cpu", "gpu"]
+
+
+_loading = threading.RLock()
+
+
+def load(name: str) -> ModuleType:
+    """Import a module that is not needed before something is computed.
+
+    One at a time: two threads that import packages whose modules need each other, such as SciPy's,
+    can be handed half of one.
+    """
+    found = sys.modules.get(name)
+    if found is not None and not getattr(found.__spec__, "_initializing", False):
+        return found
+    with _loading:
+        return importlib.import_module(name)
 
 
 def array_module(*arrays: Any) -> ModuleType:
@@ -29,7 +47,17 @@ def array_module(*arrays: Any) -> ModuleType:
 def ndimage(*arrays: Any) -> ModuleType:
     """Return ``scipy.ndimage``, or ``cupyx.scipy.ndimage`` if any of the arrays is CuPy's."""
     on_device = array_module(*arrays) is not np
-    return importlib.import_module("cupyx.scipy.ndimage" if on_device else "scipy.ndimage")
+    return load("cupyx.scipy.ndimage" if on_device else "scipy.ndimage")
+
+
+def loops(name: str, *arrays: Any) -> ModuleType | None:
+    """Return the module `name` of compiled CPU loops; None if any of the arrays is not NumPy's.
+
+    Numba takes half a second to load, so it is loaded by whoever computes first.
+    """
+    if array_module(*arrays) is not np:
+        return None
+    return load(f"lepton_pipe.compiled.{name}")
 
 
 @cache

@@ -23,12 +23,12 @@ class ExitStatus(IntEnum):
     TERMINATED = 143
 
 
-_SECRETS = re.compile(r"(\w+://)[^/\s@]*@|(\w+://[^\s?#'\"]*)[?#][^\s'\",;)]*")
+_URL = re.compile(r"(\w+://)(?:[^/\s@]*@)?([^\s?#'\"]*)(?:[?#][^\s'\",;)]*)?")
 
 
 def without_secrets(text: str) -> str:
     """Return `text` with user, password, query and fragment taken out of every URL in it."""
-    return _SECRETS.sub(lambda m: m.group(1) or m.group(2), text)
+    return _URL.sub(r"\1\2", text)
 
 
 class LeptonError(Exception):
@@ -85,6 +85,10 @@ class OutputExistsError(RefusedError):
     """The output is already there and ``overwrite`` was not given."""
 
 
+class LockedError(RefusedError):
+    """Another run writes this output; says which."""
+
+
 class RunError(LeptonError):
     """A run failed after it had started; nothing was published."""
 
@@ -97,9 +101,21 @@ class KernelError(RunError):
     """A kernel raised, or broke its declared contract, on one block."""
 
 
+class LostBlockError(RunError):
+    """A block ended the process that ran it, again and again, whatever ran beside it."""
+
+
 class CastError(KernelError):
     """A cast would have lost values and was told to raise."""
 
 
 class DamagedError(RunError):
-    """Stored data is missing or does not match its checksum."""
+    """Stored data is missing or does not match its checksum.
+
+    Attributes
+    ----------
+    block
+        Number of the block, in its stage, that met it; None where it was none.
+    """
+
+    block: int | None = None

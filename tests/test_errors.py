@@ -25,6 +25,7 @@ ALL = [e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e
         (errors.RefusedError, 4),
         (errors.MemoryRefusedError, 4),
         (errors.OutputExistsError, 4),
+        (errors.LockedError, 4),
     ],
 )
 def test_exit_statuses_are_stable(error, status):
@@ -47,3 +48,17 @@ def test_errors_come_back_from_a_worker_as_they_were(error):
 def test_one_problem_stands_on_the_first_line_and_several_below_it():
     assert str(SpecError("mine", ["only"])) == "mine: only"
     assert str(SpecError("mine", ["one", "two"])) == "mine: 2 problems\n  one\n  two"
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("s3://me:secret@host/a.zarr is gone", "s3://host/a.zarr is gone"),
+        ("('https://host/a?sig=secret', 2)", "('https://host/a', 2)"),
+        ("https://me:secret@host/a?sig=secret#secret, then", "https://host/a, then"),
+        ("https://me:sec?ret@host/a", "https://host/a"),
+        ("a@b and s3://bucket/a@2 stay", "a@b and s3://bucket/a@2 stay"),
+    ],
+)
+def test_messages_tell_no_passwords_and_signatures(told, shown):
+    assert str(LeptonError(told)) == shown

@@ -44,6 +44,8 @@ class Region:
     @classmethod
     def hull(cls, regions: Sequence[Region]) -> Region:
         """Return the smallest region that contains every one of `regions` (at least one)."""
+        if len(regions) == 1:  # nearly always: an image that one step needs
+            return regions[0]
         starts = zip(*(r.start for r in regions), strict=True)
         stops = zip(*(r.stop for r in regions), strict=True)
         return cls(tuple(map(min, starts)), tuple(map(max, stops)))

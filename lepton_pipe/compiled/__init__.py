@@ -1,0 +1,44 @@
+"""Loops for the CPU, compiled by Numba: the fast forms of kernels.
+
+Nothing here knows of kernels or blocks. Each function has a simple NumPy, SciPy or scikit-image
+form beside the kernel that calls it, and a property in ``tests/compiled`` that holds the two equal.
+Kernels come here through `lepton_pipe.device.loops`, so that Numba is loaded only by processes
+that compute.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def jit(function: F) -> F:
+    """Compile a function for each dtype it meets; release the GIL; keep the result on disk.
+
+    What is kept lies beside the files of this folder, or in the user's cache folder where those
+    cannot be written; where neither can, each process compiles for itself.
+
+    Arithmetic is IEEE, operation by operation, so a voxel's result does not depend on where in a
+    block it lies.
+    """
+    try:
+        compiled: Any = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return cast("F", numba.njit(nogil=True)(function))
+    # Numba looks at a function's own file alone, and would go on with old code of another file
+    # that was compiled into it.
+    compiled._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
+    return cast("F", compiled)
+
+
+@functools.cache
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return what differs when a file of a folder of code was changed."""
+    files = sorted(folder.glob("*.py"))
+    return tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in files)
