@@ -11,7 +11,7 @@ from lepton_pipe.errors import CastError, KernelError, LeptonError
 from lepton_pipe.spec.canonical import Step
 
 # Where a kernel's functions are called from.
-_CALLER = str(Path(__file__).with_name("kernel.py"))
+_CALLERS = [str(Path(__file__).with_name(name)) for name in ("kernel.py", "absorb.py")]
 
 
 @contextmanager
@@ -42,5 +42,5 @@ def blamed(step: Step, what: str) -> Iterator[None]:
 def _own_frames(error: BaseException) -> str:
     """Return the traceback from the kernel's own code on: what called it is not its fault."""
     frames = traceback.extract_tb(error.__traceback__)
-    calls = [i for i, f in enumerate(frames) if f.filename == _CALLER]
+    calls = [i for i, f in enumerate(frames) if f.filename in _CALLERS]
     return "".join(traceback.format_list(frames[calls[-1] + 1 if calls else 0 :])).rstrip()

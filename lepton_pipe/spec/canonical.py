@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from lepton_pipe.geometry import Depth, Grid
 from lepton_pipe.spec.digest import code_digest
 from lepton_pipe.spec.kernel import Kernel
 from lepton_pipe.spec.node import Node
-from lepton_pipe.spec.types import ImageType, NodeType
+from lepton_pipe.spec.types import ImageType, NodeType, ValueType
 
 FORMAT = 1
 
@@ -67,12 +67,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Spec:
-    """A pipeline bound to images and parameters: steps in an order in which they can run."""
+    """A pipeline bound to images and parameters: steps in an order in which they can run.
+
+    Attributes
+    ----------
+    read
+        Versions of kernels' code that are known; shared by all that is made of this by `replace`.
+    """
 
     pipeline: str
     parameters: Mapping[str, Any]
     steps: tuple[Step, ...]
     outputs: Mapping[str, str]
+    read: dict[Kernel, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __getitem__(self, step_id: str) -> Step:
         return self.by_id[step_id]
@@ -108,10 +115,17 @@ class Spec:
         """Ids of the values that a step needs."""
         return tuple(i for i in step.inputs if not isinstance(self.by_id[i].type, ImageType))
 
+    def is_per_block(self, step_id: str) -> bool:
+        """Tell whether a step gives a value that has a part for each block of a stage."""
+        type_ = self.by_id[step_id].type
+        return isinstance(type_, ValueType) and type_.per_block
+
     @cached_property
     def codes(self) -> dict[Kernel, str]:
         """Version of each kernel's code."""
-        return {k: code_digest(k) for k in {s.kernel for s in self.steps} if k is not None}
+        kernels = {s.kernel for s in self.steps if s.kernel is not None}
+        self.read.update((k, code_digest(k)) for k in kernels - self.read.keys())
+        return {k: self.read[k] for k in kernels}
 
     def to_json(self) -> dict[str, Any]:
         """Return the canonical form: plain data that can be printed, compared and stored."""

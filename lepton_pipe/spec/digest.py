@@ -1,26 +1,28 @@
 """The version of a kernel's code: a digest of its source and of what it calls.
 
 Comments, blank lines, docstrings and decorators do not count. Functions, classes and constants of
-the user's own (and ours) that the code refers to do, however deep; installed libraries do not:
-their versions are recorded beside the result.
+the user's own (and ours) that the code refers to do, however deep, and so do the compiled loops
+that it asks for by name; installed libraries do not: their versions are recorded beside the result.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
+import importlib.util
 import inspect
+import sys
 import sysconfig
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
+from lepton_pipe.device import loops
 from lepton_pipe.spec.kernel import Kernel
+from lepton_pipe.spec.sources import Import, loops_texts, source_of
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = tuple(
@@ -67,6 +69,8 @@ def _kernel_parts(kernel: Kernel, seen: _Seen) -> Iterator[str]:
     rules = (kernel.depth, kernel.needs, kernel.grid, kernel.sweep)
     for part in (kernel.fn, kernel.combine, kernel.finalize, *rules):
         yield from _parts(part, seen)
+    if kernel.absorb:
+        yield from _parts(kernel.absorb, seen)
 
 
 def _container_parts(thing: Any, seen: _Seen) -> Iterator[str]:
@@ -86,7 +90,7 @@ def _code_parts(thing: Any, seen: _Seen) -> Iterator[str]:
     elif isinstance(thing, FunctionType) and _is_own(thing.__code__.co_filename):
         yield from _function_parts(thing, seen)
     elif isinstance(thing, type) and _is_own(_file_of(thing)):
-        yield _source(thing)
+        yield source_of(thing).text
         yield from _parts(thing.__bases__, seen)
         for name, member in vars(thing).items():
             if isinstance(member, (FunctionType, staticmethod, classmethod, property)):
@@ -114,10 +118,11 @@ def _function_of(member: Any) -> Any:
 def _file_of(thing: Any) -> str:
     try:
         return inspect.getfile(thing)
-    except (OSError, TypeError):  # built in, or made at a prompt
-        return ""
+    except (OSError, TypeError):  # built in, made at a prompt, or a folder without __init__.py
+        return next(iter(getattr(thing, "__path__", ())), "")
 
 
+@functools.cache
 def _is_own(file: str) -> bool:
     if not file or file.startswith("<frozen "):
         return False
@@ -129,20 +134,16 @@ def _is_own(file: str) -> bool:
 
 def _function_parts(fn: FunctionType, seen: _Seen) -> Iterator[str]:
     yield fn.__qualname__
-    yield _source(fn)
+    yield source_of(fn).text
     yield from _parts([fn.__defaults__, fn.__kwdefaults__], seen)
     for cell in fn.__closure__ or ():
         yield from _parts(_contents(cell), seen)
-    names = sorted(_global_names(fn.__code__))
-    for name in names:
-        if name not in fn.__globals__:
-            continue
-        thing = fn.__globals__[name]
+    named = _named(fn)
+    for name in sorted(named):
         yield name
-        yield from _parts(thing, seen)
-        if isinstance(thing, ModuleType) and _is_own(_file_of(thing)):
-            for member in names:  # helpers.smooth names both helpers and smooth
-                yield from _parts(getattr(thing, member, None), seen)
+        yield from _parts(named[name], seen)
+    if any(thing is loops for thing in named.values()):
+        yield from loops_texts(_strings(fn.__code__))
 
 
 def _contents(cell: Any) -> Any:
@@ -150,6 +151,60 @@ def _contents(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # not bound yet: a function that is defined later
         return None
+
+
+def _named(fn: FunctionType) -> dict[str, Any]:
+    """Return what the code of a function names, but for attributes of what is no module."""
+    names = sorted(_global_names(fn.__code__))
+    named = {n: fn.__globals__[n] for n in names if n in fn.__globals__}
+    package = fn.__globals__.get("__package__") or ""
+    for statement in source_of(fn).imports:
+        named |= _imported(statement, package)
+    modules = [(n, t) for n, t in named.items() if isinstance(t, ModuleType)]
+    for name, module in modules:  # it grows: package.helpers.smooth names all three
+        if not _is_own(_file_of(module)):
+            continue
+        for member in names:
+            if not hasattr(module, member):
+                continue
+            thing = named[f"{name}.{member}"] = getattr(module, member)
+            if isinstance(thing, ModuleType) and all(thing is not m for _, m in modules):
+                modules.append((f"{name}.{member}", thing))
+    return named
+
+
+def _imported(statement: Import, package: str) -> dict[str, Any]:
+    """Return what an import in the body of a function gives, if it is of the user's own.
+
+    What cannot be imported is left out: the kernel may know what to do without it.
+    """
+    try:
+        name = importlib.util.resolve_name(statement.module, package)
+        top = name.partition(".")[0]
+        if not _is_own_package(top):
+            return {}
+        module = importlib.import_module(name)
+        if not statement.names:
+            return {top: sys.modules[top], name: module}
+        return {f"{name}.{member}": _member(module, member) for member in statement.names}
+    except ImportError:
+        return {}
+
+
+def _is_own_package(name: str) -> bool:
+    if name in sys.modules:
+        return _is_own(_file_of(sys.modules[name]))
+    spec = None if name in sys.stdlib_module_names else importlib.util.find_spec(name)
+    if spec is None:
+        return False
+    folders = spec.submodule_search_locations or ()  # a folder without __init__.py has no origin
+    return _is_own(spec.origin or next(iter(folders), ""))
+
+
+def _member(module: ModuleType, name: str) -> Any:
+    if not hasattr(module, name):
+        importlib.import_module(f"{module.__name__}.{name}")
+    return getattr(module, name)
 
 
 def _global_names(code: CodeType) -> set[str]:
@@ -160,28 +215,9 @@ def _global_names(code: CodeType) -> set[str]:
     return names
 
 
-def _source(thing: Callable[..., Any] | type) -> str:
-    if getattr(thing, "__name__", "") == "<lambda>":
-        # Its source is the whole statement it stands in, a decorator with others perhaps.
-        return _compiled(thing.__code__)  # type: ignore[union-attr]
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-    except (OSError, SyntaxError, TypeError):  # typed at a prompt, or a lambda in an expression
-        code = getattr(thing, "__code__", None)
-        return _compiled(code) if code is not None else thing.__qualname__
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            node.decorator_list = []
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree, annotate_fields=False)
-
-
-def _compiled(code: CodeType) -> str:
-    constants = [
-        _compiled(c)
-        if isinstance(c, CodeType)
-        else repr(sorted(c, key=repr) if isinstance(c, frozenset) else c)
-        for c in code.co_consts
-    ]
-    return f"{code.co_code.hex()}{constants}{code.co_names!r}"
+def _strings(code: CodeType) -> set[str]:
+    strings = {c for c in code.co_consts if isinstance(c, str)}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            strings |= _strings(constant)
+    return strings

@@ -79,8 +79,13 @@ def whole_place(step: Step, grid: Grid) -> Place:
     return Place.whole(grid)
 
 
-def check_result(step: Step, result: Any, shape: tuple[int, ...]) -> None:
+def check_result(step: Step, result: Any, *shapes: tuple[int, ...]) -> None:
     """Hold a kernel to what it declared.
+
+    Parameters
+    ----------
+    shapes
+        Those that the result may have.
 
     Raises
     ------
@@ -88,11 +93,12 @@ def check_result(step: Step, result: Any, shape: tuple[int, ...]) -> None:
         When the shape or dtype of the result is another than was declared.
     """
     declared = step.type
-    got = getattr(result, "shape", None), getattr(result, "dtype", type(result).__name__)
-    if isinstance(declared, ImageType) and got != (shape, declared.dtype):
+    shape, dtype = getattr(result, "shape", None), getattr(result, "dtype", type(result).__name__)
+    if isinstance(declared, ImageType) and (shape not in shapes or dtype != declared.dtype):
+        wanted = " or ".join(str(s) for s in dict.fromkeys(shapes))
         raise KernelError(
-            f"{step.id} returned {got[1]} of shape {got[0]}, but declares {declared.dtype} of "
-            f"shape {shape}: the result would be written wrongly; correct the kernel, or its "
+            f"{step.id} returned {dtype} of shape {shape}, but declares {declared.dtype} of "
+            f"shape {wanted}: the result would be written wrongly; correct the kernel, or its "
             "dtype= and depth="
         )
 

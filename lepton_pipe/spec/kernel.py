@@ -4,7 +4,9 @@ A kernel called on arrays computes at once; called on nodes it returns a node. T
 roles, told apart by what is declared:
 
 ``map``
-    ``block, ... -> block`` on the same grid, reading `depth` more voxels on every side.
+    ``block, ... -> block`` on the same grid, reading `depth` more voxels on every side. It may
+    return a voxel for each that it was handed, or those alone that the block owns
+    (``place.inner``).
 ``resample``
     ``block -> block`` on another grid (`grid` and `needs` declared).
 ``reduce``
@@ -24,7 +26,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 import cloudpickle
 import numpy as np
@@ -32,12 +34,15 @@ import numpy as np
 from lepton_pipe.errors import UsageError
 from lepton_pipe.geometry import Grid, Region, no_depth
 from lepton_pipe.spec import rules, trace
+from lepton_pipe.spec.absorb import Absorb
+from lepton_pipe.spec.losses import Counting
 from lepton_pipe.spec.node import Call, Image, Node, Table, Value
 from lepton_pipe.spec.types import ImageKind, ImageType, PerBlock, Place, TableType, ValueType
 
 # Bytes per voxel assumed for a kernel that does not say: three float64 copies of its array.
 UNDECLARED_SCRATCH = 24.0
 
+A = TypeVar("A")
 Role = Literal["map", "resample", "reduce", "sweep"]
 _BY_VALUE = "__lepton_pipe_by_value__"
 
@@ -47,6 +52,11 @@ def mark_by_value(module_name: str) -> None:
     module = sys.modules[module_name]
     setattr(module, _BY_VALUE, True)
     cloudpickle.register_pickle_by_value(module)  # for what the kernels call
+
+
+def is_by_value(module_name: str) -> bool:
+    """Tell whether a module was marked, see `mark_by_value`: it was loaded from a file by path."""
+    return getattr(sys.modules.get(module_name), _BY_VALUE, False) is True
 
 
 def _load(module: str, name: str) -> Kernel:
@@ -74,6 +84,9 @@ class Kernel:
         grid: Callable[..., Grid] | None = None,
         needs: Callable[..., Region] | None = None,
         sweep: str | None = None,
+        absorb: Absorb | tuple[Absorb, ...] = (),
+        counting: Counting | None = None,
+        absent: Callable[[Place], Any] | None = None,
         version: str | None = None,
     ) -> None:
         self.fn = fn
@@ -86,12 +99,22 @@ class Kernel:
         self.combine, self.finalize = combine, finalize
         self.returns, self.value = returns, value
         self.grid, self.needs, self.sweep = grid, needs, sweep
-        self.version = version
+        self.absorb = absorb if isinstance(absorb, tuple) else (absorb,)
+        self.counting, self.absent, self.version = counting, absent, version
         self.signature = inspect.signature(fn)
         self.takes_place = "place" in self.signature.parameters
         self.role: Role = (
             "sweep" if sweep else "reduce" if combine else "resample" if needs else "map"
         )
+
+    def absorbs(self, kind: type[A]) -> A | None:
+        """Return what the kernel says of itself in `lepton_pipe.spec.absorb`, of one kind."""
+        return next((a for a in self.absorb if isinstance(a, kind)), None)
+
+    @property
+    def declares_scratch(self) -> bool:
+        """Whether the kernel says what memory it needs."""
+        return self.scratch != UNDECLARED_SCRATCH
 
     def __repr__(self) -> str:
         return f"<kernel {self.name}>"
@@ -162,7 +185,7 @@ class Kernel:
         if not images:
             return self._value_node(bound, context, where)
         self._refuse_arrays(bound)
-        first = _leading({n: a.type for n, a in images.items()})
+        first = rules.leading({n: a.type for n, a in images.items()})
         self._validate(first.grid, context)
         call = Call(
             self,
@@ -250,7 +273,7 @@ class Kernel:
         context: dict[str, Any] = {**bound, **arrays}
         if not arrays:
             return self.run(bound, None)
-        grid = _leading(arrays).grid
+        grid = rules.leading(arrays).grid
         self._validate(grid, context)
         rules.resolve_depth(self.depth, grid, context)  # a depth rule may refuse a parameter
         return self.whole(bound, self._whole_place(grid, context))
@@ -288,24 +311,6 @@ class Kernel:
         return self.finalize(partial, **{n: context[n] for n in names})
 
 
-def _leading(types: Mapping[str, ImageType]) -> ImageType:
-    """Return the image of highest rank, the first of them, if all fit it by broadcasting."""
-    first_name, first = max(types.items(), key=lambda item: item[1].grid.rank)
-    for name, other in types.items():
-        shape, axes = first.grid.shape, first.grid.axes
-        n = other.grid.ndim
-        fits = all(
-            b in (1, a) for a, b in zip(shape[len(shape) - n :], other.grid.shape, strict=True)
-        )
-        if axes[len(axes) - n :] != other.grid.axes or not fits:
-            raise ValueError(
-                f"{name} is {''.join(other.grid.axes)}{other.grid.shape} and does not fit "
-                f"{first_name}, {''.join(axes)}{shape}: the trailing axes must be the same, and "
-                "each as long as the other's or 1"
-            )
-    return first
-
-
 class Declared(TypedDict, total=False):
     """What `kernel` takes, by keyword."""
 
@@ -322,6 +327,9 @@ class Declared(TypedDict, total=False):
     grid: Callable[..., Grid] | None
     needs: Callable[..., Region] | None
     sweep: str | None
+    absorb: Absorb | tuple[Absorb, ...]
+    counting: Counting | None
+    absent: Callable[[Place], Any] | None
     version: str | None
 
 
@@ -335,7 +343,8 @@ def kernel(
     """Mark a function on arrays as a kernel.
 
     The function is written for one array and knows nothing of blocks. It must not change its
-    inputs, and what it computes for a voxel may depend on voxels at most `depth` away.
+    inputs, and what it computes for a voxel may depend on voxels at most `depth` away. One that
+    takes ``place`` may return the voxels ``place.inner`` alone: the others are cut off anyway.
 
     Parameters
     ----------
@@ -367,6 +376,15 @@ def kernel(
         region of the result. Rules; ``needs`` may also name ``region``.
     sweep
         Name of the parameter that holds the axis along which partials are folded into an image.
+    absorb
+        What the kernel is, so that it and a filter next to it can be one pass over memory: one
+        thing or several, see `lepton_pipe.spec.absorb`.
+    counting
+        Of a conversion: how it counts what it loses, see `lepton_pipe.spec.losses`.
+    absent
+        Of a reduction that must hear of every block as a whole: the partial of a block of which
+        nothing is known, from its `Place`. By default such a block is left out, and of a block
+        that is known in part the known boxes are reduced each by itself.
     version
         Names the version of the code. By default a digest of the source, and of what it calls.
 

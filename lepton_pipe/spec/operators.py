@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton_pipe.spec.absorb import Operation, Voxelwise
 from lepton_pipe.spec.kernel import Kernel
 from lepton_pipe.spec.types import ImageType, Place, ValueType
 
@@ -23,7 +24,9 @@ class UfuncKernel(Kernel):
     """A NumPy ufunc. Its arguments are called ``x1, x2, ...`` as in NumPy's documentation."""
 
     def __init__(self, ufunc: np.ufunc) -> None:
-        super().__init__(_as_function(ufunc), cost=1.0)
+        # NumPy converts dtypes in small buffers.
+        absorb = _VOXELWISE.get(ufunc, ())
+        super().__init__(_as_function(ufunc), cost=1.0, scratch=0.5, absorb=absorb)
         self.fn = ufunc
         names = [f"x{i + 1}" for i in range(ufunc.nin)]
         positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -59,6 +62,18 @@ class UfuncKernel(Kernel):
             result = np.asarray(self.fn(*map(_sample, arguments)))
         shapes = [a.shape for a in arguments if isinstance(a, ValueType)]
         return ValueType(str(result.dtype), max(shapes, key=len))
+
+
+def _operation(name: Any, *, x1: Any, x2: Any, place: Place) -> tuple[Operation]:
+    del x1, place
+    return ((name, x2),)
+
+
+# What a filter can do to each voxel that it reads.
+_VOXELWISE: Mapping[Any, Voxelwise] = {
+    ufunc: Voxelwise(functools.partial(_operation, ufunc.__name__))
+    for ufunc in (np.add, np.subtract, np.multiply, np.maximum, np.minimum)
+}
 
 
 def _as_function(ufunc: np.ufunc) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,24 @@ def call_rule(rule: Callable[..., Any], context: Mapping[str, Any]) -> Any:
     TypeError
         When the rule names something that the kernel does not have.
     """
-    named = inspect.signature(rule).parameters
-    unknown = [n for n, p in named.items() if n not in context and p.default is p.empty]
+    named, needed = _names(rule)
+    unknown = [n for n in needed if n not in context]
     if unknown:
         raise TypeError(
             f"the rule {getattr(rule, '__name__', rule)} names {', '.join(unknown)}, which the "
             f"kernel does not have; it can name {', '.join(context)}"
         )
     return rule(**{name: context[name] for name in named if name in context})
+
+
+@lru_cache(maxsize=256)
+def _names(rule: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the parameters of a rule, and those among them that it cannot do without.
+
+    Looked up once: a plan asks some rules about every kind of block it considers.
+    """
+    named = inspect.signature(rule).parameters
+    return tuple(named), tuple(n for n, p in named.items() if p.default is p.empty)
 
 
 def resolve_depth(rule: DepthRule, grid: Grid, context: Mapping[str, Any]) -> Depth:
@@ -78,3 +89,27 @@ def resolve_dtype(rule: DTypeRule, first: ImageType, context: Mapping[str, Any])
 def resolve_number(rule: NumberRule, context: Mapping[str, Any]) -> float:
     """Return a scratch factor or cost."""
     return float(call_rule(rule, context) if callable(rule) else rule)
+
+
+def leading(types: Mapping[str, ImageType]) -> ImageType:
+    """Return the image of highest rank, the first of them, if all fit it by broadcasting.
+
+    Raises
+    ------
+    ValueError
+        When one does not.
+    """
+    first_name, first = max(types.items(), key=lambda item: item[1].grid.rank)
+    for name, other in types.items():
+        shape, axes = first.grid.shape, first.grid.axes
+        n = other.grid.ndim
+        fits = all(
+            b in (1, a) for a, b in zip(shape[len(shape) - n :], other.grid.shape, strict=True)
+        )
+        if axes[len(axes) - n :] != other.grid.axes or not fits:
+            raise ValueError(
+                f"{name} is {''.join(other.grid.axes)}{other.grid.shape} and does not fit "
+                f"{first_name}, {''.join(axes)}{shape}: the trailing axes must be the same, and "
+                "each as long as the other's or 1"
+            )
+    return first

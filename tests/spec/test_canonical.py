@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import lepton_pipe as lp
 from lepton_pipe.errors import KernelError
 from lepton_pipe.kernels.filters import gaussian
 from lepton_pipe.kernels.pointwise import clip
-from lepton_pipe.spec import Ref, evaluate, plain
+from lepton_pipe.spec import Ref, canonical, evaluate, plain
 from tests.spec.binding import bind, image_type
 
 
@@ -265,3 +266,18 @@ def test_a_chain_of_thousands_of_kernels_is_bound_hashed_and_computed():
     array = np.arange(192, dtype=np.uint8).reshape(12, 16)
     assert (evaluate(spec, {"raw": array})["chain"] == array).all()
     assert json.dumps(spec.to_json())
+
+
+def test_the_code_of_kernels_is_read_once_for_all_that_is_made_of_a_pipeline(monkeypatch):
+    def smooth(raw: lp.Image):
+        return keep(gaussian(raw, 2))
+
+    spec = bind(smooth)
+    before = spec.codes
+
+    def unread(kernel):
+        raise AssertionError(kernel)
+
+    monkeypatch.setattr(canonical, "code_digest", unread)
+    assert replace(spec, steps=spec.steps).codes == before
+    assert set(replace(spec, steps=spec.steps[:2]).codes) == {gaussian}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import linecache
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import functools
 from dataclasses import dataclass
 
 import digest_helpers
+import digest_package.near
 import lepton_pipe as lp
 import numpy as np
 
@@ -81,7 +83,22 @@ def target(block, size=3, *, how=whole):
     if TABLE["a"] and "first" in NAMES and STEPS:
         block = helper(block) + SCALE(block) + WEIGHTS[0] + SHARP
     inner = lambda y: y + 5
-    return inner(block) + WINDOW.grow(1) + digest_helpers.remote(block) + ADD(3) + how(1)
+    return inner(block) + WINDOW.grow(1) + digest_helpers.remote(block) + ADD(3) + how(1) + lazy(1)
+
+
+def lazy(x):
+    import json
+
+    import digest_package.late as later
+    from digest_package import far
+    from digest_late import most as least
+    from digest_package.far import further
+
+    try:
+        from digest_missing import nothing
+    except ImportError:
+        nothing = json.loads
+    return least(x) + further(x) + far.off(x) + later.on(x) + digest_package.near.by(x) + nothing(x)
 
 
 @lp.kernel(combine=combine)
@@ -108,41 +125,62 @@ def local(x):
 def idle(x):
     return x
 """
+FILES = {
+    "digest_mine.py": MINE,
+    "digest_helpers.py": HELPERS,
+    "digest_late.py": "def most(x):\n    return x + 100\n",
+    "digest_package/near.py": "def by(x):\n    return x + 101\n",
+    "digest_package/far.py": """
+from .late import on
+
+def off(x):
+    return on(x) + 102
+
+def further(x):
+    return x + 103
+
+def idle_too(x):
+    return x + 104
+""",
+    "digest_package/late.py": "def on(x):\n    return x + 105\n",
+}
 
 
 class Modules:
-    """The two modules above, edited and imported anew under the same names and paths."""
+    """The modules above, edited and imported anew under the same names and paths."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, *changes):
-        mine, helpers = MINE, HELPERS
+        files = dict(FILES)
         for old, new in changes:
-            assert (mine + helpers).count(old) == 1, f"{old!r} must stand there once"
-            mine, helpers = mine.replace(old, new), helpers.replace(old, new)
-        (self.folder / "digest_mine.py").write_text(mine)
-        (self.folder / "digest_helpers.py").write_text(helpers)
+            found = [name for name, text in files.items() for _ in range(text.count(old))]
+            assert len(found) == 1, f"{old!r} must stand there once"
+            files[found[0]] = files[found[0]].replace(old, new)
+        for name, text in files.items():
+            (self.folder / name).parent.mkdir(exist_ok=True)
+            (self.folder / name).write_text(text)
 
     def digest(self, *changes, kernel="target"):
         self.write(*changes)
-        for name in ("digest_helpers", "digest_mine"):
-            spec = importlib.util.spec_from_file_location(name, self.folder / f"{name}.py")
-            sys.modules[name] = module = importlib.util.module_from_spec(spec)
-            source = (self.folder / f"{name}.py").read_text()
-            exec(compile(source, module.__file__, "exec"), module.__dict__)  # noqa: S102
-        import linecache
+        forget()
+        return code_digest(getattr(importlib.import_module("digest_mine"), kernel))
 
-        linecache.checkcache()
-        linecache.clearcache()
-        return code_digest(getattr(sys.modules["digest_mine"], kernel))
+
+def forget():
+    for name in [n for n in sys.modules if n.startswith("digest_")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    linecache.clearcache()
 
 
 @pytest.fixture
-def modules(tmp_path):
+def modules(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # edits come faster than its time stamps
     yield Modules(tmp_path)
-    for name in ("digest_helpers", "digest_mine"):
-        sys.modules.pop(name, None)
+    forget()
 
 
 MATTERS = {
@@ -167,6 +205,11 @@ MATTERS = {
     "what a partial holds": ("partial(max, 10)", "partial(max, 11)"),
     "a function of another module": ("return local(x) - 1", "return local(x) - 2"),
     "what that calls": ("return x - 9", "return x - 8"),
+    "a function imported where it is used": ("x + 100", "x - 100"),
+    "a function of a module in a package": ("x + 101", "x - 101"),
+    "a function of a module imported where it is used": ("+ 102", "- 102"),
+    "a function of a package's module imported where it is used": ("x + 103", "x - 103"),
+    "a function under a name given where it is used": ("x + 105", "x - 105"),
     "its depth": ("@lp.kernel(depth=1)", "@lp.kernel(depth=2)"),
 }
 DOES_NOT_MATTER = {
@@ -186,6 +229,7 @@ DOES_NOT_MATTER = {
         "def idle(x):\n    return x",
         "def idle(x):\n    return -x",
     ),
+    "a function of an imported module it does not call": ("x + 104", "x - 104"),
     "its cost": ("@lp.kernel(depth=1)", "@lp.kernel(depth=1, cost=99, scratch=3)"),
     "what stands before it": ("GAIN = 3", "import math\n\n\nGAIN = 3"),
     "the order of a set": ('{"first", "second", "third"}', '{"third", "first", "second"}'),
@@ -244,9 +288,10 @@ def test_fresh_processes_agree(modules):
         script = (
             "import digest_mine as m; from lepton_pipe.spec.digest import code_digest as d;"
             "from lepton_pipe.kernels.filters import gaussian;"
-            "print(d(m.target), d(m.count), d(gaussian))"
+            "print(d(m.target), d(m.count), d(gaussian));"
+            "import sys; print('numba' in sys.modules)"
         )
-        assert fresh(modules.folder, seed, script) == [*here, code_digest(gaussian)]
+        assert fresh(modules.folder, seed, script) == [*here, code_digest(gaussian), "False"]
 
 
 def test_code_without_a_file_has_a_digest_too():
