@@ -13,6 +13,7 @@ from lepton_pipe.kernels.filters import (
     uniform,
 )
 from lepton_pipe.kernels.flatfield import flatfield
+from lepton_pipe.kernels.histograms import histogram
 from lepton_pipe.kernels.labels import label
 from lepton_pipe.kernels.morphology import (
     black_tophat,
@@ -28,7 +29,6 @@ from lepton_pipe.kernels.projection import project
 from lepton_pipe.kernels.quantile import quantile
 from lepton_pipe.kernels.ranks import maximum, median, minimum
 from lepton_pipe.kernels.reductions import (
-    histogram,
     maximum_of,
     mean,
     minimum_of,

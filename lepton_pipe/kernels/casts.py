@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lepton_pipe.device import array_module
+from lepton_pipe.device import array_module, loops
 from lepton_pipe.errors import CastError
-from lepton_pipe.spec import ImageType, Place, kernel
+from lepton_pipe.kernels.counts import flat_parts, parts
+from lepton_pipe.spec import (
+    Counting,
+    ImageType,
+    Lost,
+    Operation,
+    Place,
+    Rounding,
+    Voxelwise,
+    kernel,
+)
+from lepton_pipe.spec.losses import Box
 from lepton_pipe.spec.types import ImageKind
 
 Cast = Literal["raise", "clip", "wrap"]
@@ -55,7 +69,7 @@ def _astype_kind(image: ImageType, dtype: DType) -> ImageKind:
 def _astype_scratch(image: ImageType, dtype: DType, cast: str) -> float:
     """Return the floats on the way to an integer, and masks of what is out of range."""
     source, target = image.dtype, checked_dtype(dtype)
-    if np.can_cast(source, target):
+    if np.can_cast(source, target) or _loop_name(source, target, cast):
         return 0.5
     if target.kind == "f":
         return source.itemsize + target.itemsize + 4.5
@@ -65,12 +79,53 @@ def _astype_scratch(image: ImageType, dtype: DType, cast: str) -> float:
     return work + 24.5 if cast == "wrap" else 2.0 * work + 3.5
 
 
+def _astype_cost(image: ImageType, dtype: DType, cast: str) -> float:
+    source, target = image.dtype, checked_dtype(dtype)
+    quick = np.can_cast(source, target) or _loop_name(source, target, cast)
+    return 0.5 if quick else 5.0
+
+
+def _is_rounding(image: ImageType, dtype: DType, cast: str) -> bool:
+    wanted = checked_dtype(dtype) in (np.uint8, np.uint16, np.int16)
+    return wanted and cast == "clip" and image.dtype.kind == "f"
+
+
+def _keeps_values(image: ImageType, dtype: DType) -> bool:
+    return bool(np.can_cast(image.dtype, checked_dtype(dtype)))
+
+
+def _nothing_besides(
+    image: Any, dtype: DType, *, cast: Cast, place: Place
+) -> tuple[Operation, ...]:
+    """Return what is done besides making floats of the image: nothing."""
+    del image, dtype, cast, place
+    return ()
+
+
+def _loses_values(image: ImageType, dtype: DType, cast: str) -> bool:
+    return cast != "raise" and not _keeps_values(image, dtype)
+
+
+def _astype_counted(
+    image: Any, dtype: DType, *, cast: Cast, place: Place, boxes: Sequence[Box]
+) -> tuple[Any, Lost]:
+    """Convert, and count what is lost in parts of the image."""
+    target = np.dtype(dtype)
+    found = _converted_by_loop(image, target, cast)
+    if found is not None and not found[1] and target.kind != "f":
+        return found[0], Lost()
+    made = found[0] if found is not None else astype.fn(image, dtype, cast=cast, place=place)
+    return made, _summed(count_lost(image[box], target) for box in boxes)
+
+
 @kernel(
     dtype=checked_dtype,
     kind=_astype_kind,
     scratch=_astype_scratch,
-    cost=1.5,
+    cost=_astype_cost,
     check=_check_cast,
+    absorb=(Rounding(_is_rounding), Voxelwise(_nothing_besides, _keeps_values)),
+    counting=Counting(_loses_values, _astype_counted),
 )
 def astype(image: Any, dtype: DType, *, cast: Cast = "raise", place: Place) -> Any:
     """Convert to another dtype, and say what happens to values that it cannot hold.
@@ -103,6 +158,12 @@ def astype(image: Any, dtype: DType, *, cast: Cast = "raise", place: Place) -> A
     target = np.dtype(dtype)
     if np.can_cast(image.dtype, target):
         return image.astype(target)
+    found = _converted_by_loop(image, target, cast)
+    if found is not None:
+        result, lost = found
+        if lost and cast == "raise":
+            _refuse_loss(image[place.inner], target)
+        return result
     if cast == "raise":
         _refuse_loss(image[place.inner], target)
     if target.kind == "f":
@@ -110,6 +171,51 @@ def astype(image: Any, dtype: DType, *, cast: Cast = "raise", place: Place) -> A
     if image.dtype.kind == "f":
         return _float_to_integer(image, target, cast)
     return _integer_to_integer(image, target, cast)
+
+
+def _loop_name(source: np.dtype[Any], target: np.dtype[Any], cast: str) -> str:
+    """Return the compiled loop that converts between two dtypes; empty where there is none."""
+    if cast == "wrap":
+        return ""
+    if source.kind != "f":
+        return "integer_to_integer" if target.kind != "f" else ""
+    if source not in (np.float32, np.float64):
+        return ""
+    if target.kind != "f":
+        return "float_to_integer" if target.itemsize <= 4 else ""
+    return "double_to_single" if target == np.float32 else ""
+
+
+def _converted_by_loop(
+    image: Any, target: np.dtype[Any], cast: Cast
+) -> tuple[NDArray[Any], int] | None:
+    """Return what `_by_loop` does; None where there is no loop."""
+    name = _loop_name(image.dtype, target, cast)
+    fast = loops("casts", image) if name else None
+    return None if fast is None else _by_loop(getattr(fast, name), image, target)
+
+
+def _by_loop(loop: Any, image: NDArray[Any], target: np.dtype[Any]) -> tuple[NDArray[Any], int]:
+    """Return the converted image, and how many of its values were lost."""
+    result = np.empty(image.shape, target)
+    out = result.reshape(-1).view(np.uint8 if target == np.bool_ else target)
+    ends, done, lost = _loop_ends(image.dtype, target), 0, 0
+    for flat in flat_parts(image):
+        lost += loop(flat, *ends, out[done : done + flat.size])
+        done += flat.size
+    return result, lost
+
+
+def _loop_ends(source: np.dtype[Any], target: np.dtype[Any]) -> tuple[Any, ...]:
+    """Return the numbers between which a loop keeps values, of a dtype that holds them."""
+    if target.kind == "f":
+        return (target.type(_top(target)),)
+    low, high = limits(target)
+    if source.kind == "f":
+        work = np.dtype(np.float64) if target.itemsize > 2 else source
+        return work.type(low), work.type(high)
+    theirs = limits(source)
+    return source.type(max(low, theirs[0])), source.type(min(high, theirs[1]))
 
 
 def limits(target: np.dtype[Any]) -> tuple[int, int]:
@@ -137,6 +243,29 @@ def _lost(block: Any, target: np.dtype[Any]) -> Any:
         return ~((whole >= float(low)) & (whole < float(high + 1)))
     source = limits(block.dtype)
     return (block < max(low, source[0])) | (block > min(high, source[1]))
+
+
+def count_lost(image: Any, target: np.dtype[Any]) -> Lost:
+    """Count the voxels that are NaN, infinite, or finite and out of the range of `target`."""
+    if image.dtype.kind != "f":
+        return Lost(0, 0, sum(int(_lost(part, target).sum()) for part in parts(image)))
+    # What a loop of the CPU can convert it can count, whatever is made of it.
+    fast = loops("casts", image) if _loop_name(image.dtype, target, "clip") else None
+    if fast is not None and target.kind != "f":
+        ends = _loop_ends(image.dtype, target)
+        return _summed(Lost(*fast.lost_floats(flat, *ends)) for flat in flat_parts(image))
+    return _summed(_lost_floats(part, target) for part in parts(image))
+
+
+def _summed(counts: Iterable[Lost]) -> Lost:
+    """Return counts added up."""
+    return reduce(Lost.add, counts, Lost())
+
+
+def _lost_floats(part: Any, target: np.dtype[Any]) -> Lost:
+    xp = array_module(part)
+    out = _lost(part, target) & xp.isfinite(part)
+    return Lost(*(int(mask.sum()) for mask in (xp.isnan(part), xp.isinf(part), out)))
 
 
 def _refuse_loss(block: Any, target: np.dtype[Any]) -> None:

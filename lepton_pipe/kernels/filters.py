@@ -5,41 +5,38 @@ All of them mirror the image at its edges (``reflect``: ``d c b a | a b c d | d 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, ndimage
 from lepton_pipe.geometry import Depth, Grid
+from lepton_pipe.kernels.correlation import (
+    correlate,
+    correlate_around,
+    correlation_cost,
+    correlation_scratch,
+    fits_around,
+    gaussian_radius,
+    gaussian_weights,
+)
 from lepton_pipe.kernels.windows import PerAxis, Sizes, Window, per_axis_numbers, per_axis_sizes
-from lepton_pipe.spec import ImageType, Place, kernel
-from lepton_pipe.spec.rules import float_dtype
-
-
-def _readable(block: Any) -> Any:
-    # scipy.ndimage reads every dtype but float16.
-    return block.astype(np.float32) if block.dtype == np.float16 else block
-
-
-def _correlate(block: Any, weights: list[float], axis: int, out: np.dtype[Any]) -> Any:
-    weighing = array_module(block).asarray(weights)
-    return ndimage(block).correlate1d(block, weighing, axis, output=out)
-
-
-def _result_bytes(number: float) -> Any:
-    """Return a scratch rule: so many copies of the result, which is float."""
-
-    def scratch(image: ImageType) -> float:
-        return number * float_dtype(image.dtype).itemsize + 0.5
-
-    return scratch
-
+from lepton_pipe.spec import Absorbing, Around, ImageType, Place, kernel
 
 # -- gaussians ------------------------------------------------------------------------------
 
 
 def _gaussian_radius(grid: Grid, sigma: PerAxis, truncate: float) -> tuple[int, ...]:
-    return tuple(int(truncate * s + 0.5) for s in grid.per_axis(sigma, "sigma", elsewhere=0.0))
+    sigmas = grid.per_axis(sigma, "sigma", elsewhere=0.0)
+    return tuple(gaussian_radius(s, truncate) for s in sigmas)
+
+
+def _taps(radii: tuple[int, ...]) -> int:
+    return sum(2 * r + 1 for r in radii if r > 0)
+
+
+def _gaussian_cost(image: ImageType, grid: Grid, sigma: PerAxis, truncate: float) -> float:
+    return correlation_cost(image, _taps(_gaussian_radius(grid, sigma, truncate)))
 
 
 def _check_gaussian(grid: Grid, sigma: PerAxis, truncate: float) -> None:
@@ -51,19 +48,30 @@ def _check_gaussian(grid: Grid, sigma: PerAxis, truncate: float) -> None:
         )
 
 
-def _smooth(block: Any, sigmas: tuple[float, ...], truncate: float) -> Any:
-    out = float_dtype(block.dtype)
-    block = _readable(block)
-    return ndimage(block).gaussian_filter(block, sigmas, truncate=truncate, output=out)
+def _gaussian_fits_around(image: ImageType, grid: Grid, sigma: PerAxis, truncate: float) -> bool:
+    return fits_around(image, 2 * _gaussian_radius(grid, sigma, truncate)[-1] + 1)
+
+
+def _gaussian_around(
+    image: Any, sigma: PerAxis, *, truncate: float, place: Place, around: Around
+) -> Any:
+    sigmas = place.grid.per_axis(sigma, "sigma", elsewhere=0.0)
+    weights = [gaussian_weights(s, truncate) for s in sigmas]
+    return correlate_around(image, weights, place, around)
+
+
+def _smooth(block: Any, sigmas: tuple[float, ...], truncate: float, place: Place) -> Any:
+    return correlate(block, [gaussian_weights(s, truncate) for s in sigmas], place.inner)
 
 
 @kernel(
     depth=_gaussian_radius,
     dtype="float",
     kind="image",
-    scratch=_result_bytes(0),
-    cost=32.0,
+    scratch=correlation_scratch(0),
+    cost=_gaussian_cost,
     check=_check_gaussian,
+    absorb=Absorbing(_gaussian_fits_around, _gaussian_around),
 )
 def gaussian(image: Any, sigma: PerAxis = 1.0, *, truncate: float = 4.0, place: Place) -> Any:
     """Smooth with a gaussian.
@@ -89,7 +97,7 @@ def gaussian(image: Any, sigma: PerAxis = 1.0, *, truncate: float = 4.0, place: 
     ValueError
         When a sigma is negative or no number.
     """
-    return _smooth(image, place.grid.per_axis(sigma, "sigma", elsewhere=0.0), truncate)
+    return _smooth(image, place.grid.per_axis(sigma, "sigma", elsewhere=0.0), truncate, place)
 
 
 def _high_sigma(
@@ -114,15 +122,24 @@ def _check_dog(grid: Grid, low_sigma: PerAxis, high_sigma: PerAxis | None, trunc
 def _dog_radius(
     grid: Grid, low_sigma: PerAxis, high_sigma: PerAxis | None, truncate: float
 ) -> tuple[int, ...]:
-    return tuple(int(truncate * s + 0.5) for s in _high_sigma(grid, low_sigma, high_sigma)[1])
+    wide = _high_sigma(grid, low_sigma, high_sigma)[1]
+    return tuple(gaussian_radius(s, truncate) for s in wide)
+
+
+def _dog_cost(
+    image: ImageType, grid: Grid, low_sigma: PerAxis, high_sigma: PerAxis | None, truncate: float
+) -> float:
+    low, high = _high_sigma(grid, low_sigma, high_sigma)
+    both = (_gaussian_cost(image, grid, s, truncate) for s in (low, high))
+    return sum(both) + 0.8
 
 
 @kernel(
     depth=_dog_radius,
     dtype="float",
     kind="image",
-    scratch=_result_bytes(1),
-    cost=70.0,
+    scratch=correlation_scratch(1),
+    cost=_dog_cost,
     check=_check_dog,
 )
 def difference_of_gaussians(
@@ -164,8 +181,8 @@ def difference_of_gaussians(
     D. Marr and E. Hildreth (1980), Theory of edge detection. Proc. R. Soc. Lond. B 207, 187-217.
     """
     low, high = _high_sigma(place.grid, low_sigma, high_sigma)
-    result = _smooth(image, low, truncate)
-    result -= _smooth(image, high, truncate)
+    result = _smooth(image, low, truncate, place)
+    result -= _smooth(image, high, truncate, place)
     return result
 
 
@@ -181,12 +198,17 @@ def _check_gradient(grid: Grid, sigma: PerAxis, truncate: float) -> None:
         )
 
 
+def _gradient_cost(image: ImageType, grid: Grid, sigma: PerAxis, truncate: float) -> float:
+    slopes = sum(r > 0 for r in _gaussian_radius(grid, sigma, truncate))
+    return slopes * (_gaussian_cost(image, grid, sigma, truncate) + 0.8)
+
+
 @kernel(
     depth=_gaussian_radius,
     dtype="float",
     kind="image",
-    scratch=_result_bytes(1),
-    cost=60.0,
+    scratch=correlation_scratch(1),
+    cost=_gradient_cost,
     check=_check_gradient,
 )
 def gradient_magnitude(
@@ -216,21 +238,32 @@ def gradient_magnitude(
         When a sigma is negative, or all are 0.
     """
     sigmas = place.grid.per_axis(sigma, "sigma", elsewhere=0.0)
-    out = float_dtype(image.dtype)
-    image = _readable(image)
+    axes = [axis for axis, s in enumerate(sigmas) if s > 0]
+    weights = (
+        [gaussian_weights(s, truncate, axis == i) for i, s in enumerate(sigmas)] for axis in axes
+    )
+    slopes = (correlate(image, w, place.inner) for w in weights)
+    return _root_of_squares(slopes, 1)
+
+
+def _root_of_squares(slopes: Iterable[Any], count: int) -> Any:
+    """Return the root of the sum of squares divided by `count`, in the memory of the first."""
     total: Any = None
-    for axis in (i for i, s in enumerate(sigmas) if s > 0):
-        order = tuple(int(i == axis) for i in range(image.ndim))
-        slope = ndimage(image).gaussian_filter(
-            image, sigmas, order=order, truncate=truncate, output=out
-        )
+    for slope in slopes:
         slope *= slope
         total = slope if total is None else np.add(total, slope, out=total)
         del slope  # or it lives on while the next is made
+    if count > 1:
+        total /= count
     return np.sqrt(total, out=total)
 
 
-@kernel(depth=1, dtype="float", kind="image", scratch=_result_bytes(2), cost=60.0)
+def _sobel_cost(image: ImageType, grid: Grid) -> float:
+    axes = len(grid.spatial)
+    return axes * (correlation_cost(image, 3 * axes) + 0.8)
+
+
+@kernel(depth=1, dtype="float", kind="image", scratch=correlation_scratch(1), cost=_sobel_cost)
 def sobel(image: Any, *, place: Place) -> Any:
     """Find edges: the magnitude of Sobel's gradient over the spatial axes.
 
@@ -254,23 +287,20 @@ def sobel(image: Any, *, place: Place) -> Any:
     I. Sobel and G. Feldman (1968), A 3x3 isotropic gradient operator for image processing.
     Stanford Artificial Intelligence Project.
     """
-    out = float_dtype(image.dtype)
-    image = _readable(image)
-    axes = place.grid.spatial
-    total: Any = None
-    for edge in axes:
-        slope: Any = None
-        for axis in axes:
-            weights = [-1.0, 0.0, 1.0] if axis == edge else [0.25, 0.5, 0.25]
-            source = image if slope is None else slope
-            slope = _correlate(source, weights, axis, out)
-        slope *= slope
-        total = slope if total is None else np.add(total, slope, out=total)
-    total /= len(axes)
-    return np.sqrt(total, out=total)
+    axes, every = place.grid.spatial, range(image.ndim)
+    across, along = [0.25, 0.5, 0.25], [-1.0, 0.0, 1.0]
+    weights = (
+        [along if i == axis else across if i in axes else None for i in every] for axis in axes
+    )
+    slopes = (correlate(image, w, place.inner) for w in weights)
+    return _root_of_squares(slopes, len(axes))
 
 
-@kernel(depth=1, dtype="float", kind="image", scratch=_result_bytes(1), cost=25.0)
+def _laplace_cost(image: ImageType, grid: Grid) -> float:
+    return len(grid.spatial) * (correlation_cost(image, 3) + 0.8)
+
+
+@kernel(depth=1, dtype="float", kind="image", scratch=correlation_scratch(1), cost=_laplace_cost)
 def laplace(image: Any, *, place: Place) -> Any:
     """Sum the second differences along the spatial axes.
 
@@ -285,11 +315,10 @@ def laplace(image: Any, *, place: Place) -> Any:
         ``a - 2 b + c`` of neighbouring voxels, summed over the axes; float32 (float64 for inputs
         that float32 cannot hold), as `scipy.ndimage.laplace` gives for such an image.
     """
-    out = float_dtype(image.dtype)
-    image = _readable(image)
     total: Any = None
     for axis in place.grid.spatial:
-        term = _correlate(image, [1.0, -2.0, 1.0], axis, out)
+        weights = [[1.0, -2.0, 1.0] if i == axis else None for i in range(image.ndim)]
+        term = correlate(image, weights, place.inner)
         total = term if total is None else np.add(total, term, out=total)
         del term  # or it lives on while the next is made
     return total
@@ -302,17 +331,34 @@ def _size_depth(grid: Grid, size: Sizes) -> Depth:
     return Window(per_axis_sizes(grid, size)).depth
 
 
+def _uniform_cost(image: ImageType, grid: Grid, size: Sizes) -> float:
+    return correlation_cost(image, sum(n for n in per_axis_sizes(grid, size) if n > 1))
+
+
 def _check_size(grid: Grid, size: Sizes) -> None:
     per_axis_sizes(grid, size)
+
+
+def _uniform_weights(grid: Grid, size: Sizes) -> list[list[float] | None]:
+    return [[1.0 / n] * n if n > 1 else None for n in per_axis_sizes(grid, size)]
+
+
+def _uniform_fits_around(image: ImageType, grid: Grid, size: Sizes) -> bool:
+    return fits_around(image, per_axis_sizes(grid, size)[-1])
+
+
+def _uniform_around(image: Any, size: Sizes, *, place: Place, around: Around) -> Any:
+    return correlate_around(image, _uniform_weights(place.grid, size), place, around)
 
 
 @kernel(
     depth=_size_depth,
     dtype="float",
     kind="image",
-    scratch=_result_bytes(1),
-    cost=20.0,
+    scratch=correlation_scratch(0),
+    cost=_uniform_cost,
     check=_check_size,
+    absorb=Absorbing(_uniform_fits_around, _uniform_around),
 )
 def uniform(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Average over a box.
@@ -337,9 +383,4 @@ def uniform(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     ValueError
         When a size is below 1 or no whole number.
     """
-    out = float_dtype(image.dtype)
-    result = _readable(image)
-    for axis, n in enumerate(per_axis_sizes(place.grid, size)):
-        if n > 1:
-            result = _correlate(result, [1.0 / n] * n, axis, out)
-    return result.astype(out) if result is image else result.astype(out, copy=False)
+    return correlate(image, _uniform_weights(place.grid, size), place.inner)

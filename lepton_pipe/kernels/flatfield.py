@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_pipe.device import array_module, to_host
 from lepton_pipe.geometry import Grid
-from lepton_pipe.merge.shading import (
-    FLAT,
-    cell_count,
-    cell_range,
-    cell_slices,
-    fit_surfaces,
-    positions,
-    sum_cells,
+from lepton_pipe.kernels.shading import (
+    Sums,
+    add_sums,
+    as_volume,
+    channel_count,
+    channel_range,
+    check_dark,
+    check_floor,
+    divide_shading,
+    fit_shading,
+    shading_loops,
+    shading_scratch,
+    volumes,
 )
-from lepton_pipe.spec import ImageType, Place, ValueType, kernel
+from lepton_pipe.spec import ImageType, Operation, Place, ValueType, Voxelwise, kernel
 from lepton_pipe.spec.rules import float_dtype
 
 
@@ -80,56 +88,11 @@ def flatfield(image: Any, flat: Any = None, dark: Any = 0.0, *, floor: float = 0
     return divide_flat(image, flat, dark, level=flat_level(flat, dark), floor=floor)
 
 
-def _check_dark(dark: Any) -> None:
-    if isinstance(dark, (int, float)) and not abs(dark) < float("inf"):
-        raise ValueError(f"dark={dark!r} must be finite: it is subtracted from every voxel")
-
-
-def _check_floor(floor: float) -> None:
-    if not 0 < floor <= 1:
-        raise ValueError(
-            f"floor={floor!r} must be above 0 and at most 1: it is the smallest shading that is "
-            "divided by, where 1 is the average; 0.1 is usual"
-        )
-
-
-def _channels(grid: Grid) -> int:
-    return grid.shape[grid.axis("c")] if "c" in grid.axes else 1
-
-
-def _channel_range(place: Place) -> tuple[int, int]:
-    """Return the channels that the array covers."""
-    if "c" not in place.grid.axes:
-        return 0, 1
-    axis = place.grid.axis("c")
-    return place.read.start[axis], place.read.stop[axis]
-
-
-def _work_bytes(number: float) -> Any:
-    """Return a scratch rule: so many copies of the result."""
-
-    def scratch(image: ImageType) -> float:
-        return number * float_dtype(image.dtype).itemsize + 1.0
-
-    return scratch
-
-
-class Sums(NamedTuple):
-    """Sums of finite voxels and their number, for each channel (and each cell)."""
-
-    total: Any
-    count: Any
-
-
-def _add(a: Sums, b: Sums) -> Sums:
-    return Sums(a.total + b.total, a.count + b.count)
-
-
 # -- with a reference -----------------------------------------------------------------------
 
 
 def _level_value(grid: Grid) -> ValueType:
-    return ValueType("float64", (_channels(grid),))
+    return ValueType("float64", (channel_count(grid),))
 
 
 def _mean_level(partial: Sums) -> Any:
@@ -137,12 +100,12 @@ def _mean_level(partial: Sums) -> Any:
 
 
 @kernel(
-    combine=_add,
+    combine=add_sums,
     finalize=_mean_level,
     value=_level_value,
     scratch=11.0,
-    cost=4.0,
-    check=_check_dark,
+    cost=2.5,
+    check=check_dark,
 )
 def flat_level(flat: Any, dark: Any = 0.0, *, place: Place) -> Any:
     """Return the mean of ``flat - dark`` for each channel; NaN and infinity are left out.
@@ -164,16 +127,16 @@ def flat_level(flat: Any, dark: Any = 0.0, *, place: Place) -> Any:
     finite = xp.isfinite(bright)
     bright[~finite] = 0
     axes = tuple(i for i, a in enumerate(place.grid.axes) if a != "c")
-    sums = Sums(np.zeros(_channels(place.grid)), np.zeros(_channels(place.grid), np.int64))
-    covered = slice(*_channel_range(place))
+    sums = Sums(np.zeros(channel_count(place.grid)), np.zeros(channel_count(place.grid), np.int64))
+    covered = slice(*channel_range(place))
     sums.total[covered] = to_host(bright.sum(axis=axes))
     sums.count[covered] = to_host(finite.sum(axis=axes))
     return sums
 
 
 def _check_divide_flat(image: ImageType, dark: Any, floor: float, grid: Grid) -> None:
-    _check_dark(dark)
-    _check_floor(floor)
+    check_dark(dark)
+    check_floor(floor)
     if image.grid.shape != grid.shape:
         raise ValueError(
             f"flat or dark has more axes ({''.join(grid.axes)}) than the image "
@@ -181,11 +144,50 @@ def _check_divide_flat(image: ImageType, dark: Any, floor: float, grid: Grid) ->
         )
 
 
-@kernel(dtype="float", kind="image", scratch=_work_bytes(2), cost=6.0, check=_check_divide_flat)
+def _light(
+    image: Any, flat: Any, dark: Any, *, level: Any, floor: float, place: Place
+) -> tuple[Any, Any]:
+    """Return what `divide_flat` subtracts and multiplies with, in the dtype of its result."""
+    xp, work = array_module(image), float_dtype(image.dtype)
+    shape: tuple[int, ...] = ()
+    if len(level) > 1:
+        level = level[slice(*channel_range(place))]
+        shape = (-1, *(1,) * (place.grid.ndim - 1 - place.grid.axis("c")))
+    level = xp.asarray(level, work).reshape(shape)
+    less = dark.astype(work) if getattr(dark, "ndim", 0) else work.type(dark)
+    return less, _gain(flat.astype(work), less, level, floor)
+
+
+def _operations(
+    image: Any, flat: Any, dark: Any, *, level: Any, floor: float, place: Place
+) -> tuple[Operation, ...]:
+    less, gain = _light(image, flat, dark, level=level, floor=floor, place=place)
+    return ("subtract", less), ("multiply", gain)
+
+
+def _gain(flat: Any, dark: Any, level: Any, floor: float) -> Any:
+    """Return ``1 / max((flat - dark) / level, floor)``; of NaN and the floor, the floor."""
+    xp, number = array_module(flat), flat.dtype.type
+    gain = flat - dark
+    gain = xp.divide(gain, level, out=None if level.ndim else gain)
+    xp.fmax(gain, number(floor), out=gain)
+    return xp.divide(number(1), gain, out=gain)
+
+
+@kernel(
+    dtype="float",
+    kind="image",
+    scratch=shading_scratch(3.0, 2.0),
+    cost=0.7,
+    check=_check_divide_flat,
+    absorb=Voxelwise(_operations),
+)
 def divide_flat(
     image: Any, flat: Any, dark: Any = 0.0, *, level: Any, floor: float = 0.1, place: Place
 ) -> Any:
-    """Return ``(image - dark) / shading`` with shading ``(flat - dark) / level``.
+    """Return ``(image - dark) * gain``, where gain is ``1 / shading``.
+
+    Shading is ``(flat - dark) / level``. All is computed in the dtype of the result.
 
     Parameters
     ----------
@@ -205,172 +207,64 @@ def divide_flat(
     array
         float32 (float64 for inputs that float32 cannot hold).
     """
-    xp, work = array_module(image), float_dtype(image.dtype)
-    level = xp.asarray(level, dtype=work)
-    if len(level) > 1:
-        start, stop = _channel_range(place)
-        after = place.grid.ndim - 1 - place.grid.axis("c")
-        level = level[start:stop].reshape((-1,) + (1,) * after)
-    shading = (flat.astype(work) - _as(work, dark)) / level
-    shading = xp.fmax(shading, work.type(floor))
-    result = image.astype(work)
-    result -= _as(work, dark)
-    result /= shading
+    fast = shading_loops(image, flat)
+    if fast is None:
+        less, gain = _light(image, flat, dark, level=level, floor=floor, place=place)
+        result = image.astype(less.dtype)
+        result -= less
+        result *= gain
+        return result
+    result = np.empty(image.shape, float_dtype(image.dtype))
+    light_of = _light_of_parts(image, flat, dark, level, floor, place)
+    for channel, index, volume in volumes(image, place.grid.axes):
+        out = result[index].reshape(volume.shape)
+        fast.multiply_less_dark(volume, *light_of(channel, index), out)
     return result
 
 
-def _as(work: np.dtype[Any], dark: Any) -> Any:
-    return dark.astype(work) if getattr(dark, "ndim", 0) else work.type(dark)
+# -- part by part ---------------------------------------------------------------------------
+
+_Index = tuple[slice, ...]
+_LightOf = Callable[[int, _Index], tuple[NDArray[Any], NDArray[Any]]]
+
+# Planes that share their light, from which on it is computed for all of them at once: until then
+# it would take more memory than a part of them does.
+_SHARED = 4
 
 
-# -- from the image itself ------------------------------------------------------------------
+def _light_of_parts(
+    image: NDArray[Any], flat: Any, dark: Any, level: Any, floor: float, place: Place
+) -> _LightOf:
+    """Return what gives dark and gain, as planes, for a part of an image (see `volumes`)."""
+    shape, work = image.shape, float_dtype(image.dtype)
+
+    def once(_: int, index: _Index) -> tuple[NDArray[Any], NDArray[Any]]:
+        return _planes(less, shape, index, work), _planes(gain, shape, index, work)
+
+    def each(channel: int, index: _Index) -> tuple[NDArray[Any], NDArray[Any]]:
+        here = _planes(dark, shape, index, work)
+        of_flat = _planes(flat, shape, index, work)
+        return here, _gain(of_flat, here, levels[channel if levels.size > 1 else 0], floor)
+
+    if _is_plane(flat) and _is_plane(dark) and prod(shape[:-2]) >= _SHARED:
+        less, gain = _light(image, flat, dark, level=level, floor=floor, place=place)
+        return once
+    levels = np.asarray(level, work)
+    levels = levels[slice(*channel_range(place))] if levels.size > 1 else levels
+    return each
 
 
-def _check_fit(grid: Grid, dark: Any) -> None:
-    _check_dark(dark)
-    if isinstance(dark, ImageType):
-        raise TypeError(
-            "dark is an image, but without flat the shading is estimated from the image alone: "
-            "give flat too, or a number for dark"
-        )
-    missing = [a for a in "yx" if a not in grid.axes]
-    if missing:
-        raise ValueError(
-            f"shading is a surface over y and x, but the image has axes {''.join(grid.axes)}: "
-            "give it these axes"
-        )
+def _is_plane(array: Any) -> bool:
+    lead: tuple[int, ...] = np.shape(array)[:-2]
+    return prod(lead) == 1
 
 
-def _fit_value(grid: Grid) -> ValueType:
-    return ValueType("float64", (_channels(grid), len(FLAT)))
-
-
-def _fit(partial: Sums, dark: float, grid: Grid) -> Any:
-    return fit_surfaces(partial.total, partial.count, dark, _extent(grid))
-
-
-def _fit_scratch(image: ImageType) -> float:
-    # Where a block lies within one cell along y, that is a mask and a copy without NaN.
-    return image.dtype.itemsize + 1.5 if image.dtype.kind == "f" else 0.5
-
-
-@kernel(
-    combine=_add,
-    finalize=_fit,
-    value=_fit_value,
-    scratch=_fit_scratch,
-    cost=8.0,
-    check=_check_fit,
-)
-def fit_shading(
-    image: Any,
-    dark: Any = 0.0,  # noqa: ARG001  finalize reads it
-    *,
-    place: Place,
-) -> Any:
-    """Fit a polynomial of second order in y and x to the mean over all other axes but c.
-
-    Parameters
-    ----------
-    image
-        Image with axes y and x.
-    dark
-        A number or value that is subtracted first.
-
-    Returns
-    -------
-    array
-        Shape ``(channels, 6)``, float64: factors of 1, y, x, yy, yx and xx, where y and x go
-        from -1 to 1 over the image. The surface is 1 on average. It is 1 everywhere where there
-        is nothing to fit: no finite voxel, or a mean that is not above `dark`.
-    """
-    grid = place.grid
-    at_y, at_x = grid.axis("y"), grid.axis("x")
-    cells = [cell_count(n) for n in _extent(grid)]
-    shape = (_channels(grid), *cells)
-    exact = image.dtype.kind != "f" and image.dtype.itemsize < 8
-    sums = Sums(np.zeros(shape, np.int64 if exact else np.float64), np.zeros(shape, np.int64))
-    channels = slice(*_channel_range(place))
-    start, stop, width = place.read.start[at_x], place.read.stop[at_x], grid.shape[at_x]
-    row = cell_range(start, stop, width)
-    for cell, rows in cell_slices(place.read.start[at_y], image.shape[at_y], grid.shape[at_y]):
-        part = _row_sums(image[(slice(None),) * at_y + (rows,)], grid.axes, sums.total.dtype)
-        for to, of in zip(sums, part, strict=True):
-            to[channels, cell, row] = sum_cells(of, 1, start, width)
-    return sums
-
-
-def _extent(grid: Grid) -> tuple[int, int]:
-    return grid.shape[grid.axis("y")], grid.shape[grid.axis("x")]
-
-
-def _row_sums(image: Any, names: tuple[str, ...], dtype: np.dtype[Any]) -> Sums:
-    """Sum over all axes but c and x; the result has these two."""
-    xp = array_module(image)
-    axes = tuple(i for i, a in enumerate(names) if a not in "cx")
-    lead = image.shape[names.index("c")] if "c" in names else 1
-    shape = (lead, image.shape[-1])
-    if image.dtype.kind != "f":
-        count = np.full(shape, image.size // (shape[0] * shape[1]), np.int64)
-    else:
-        finite = xp.isfinite(image)
-        count = to_host(finite.sum(axis=axes, dtype=np.int64)).reshape(shape)
-        image = image if finite.all() else xp.where(finite, image, 0)
-    return Sums(to_host(image.sum(axis=axes, dtype=dtype)).reshape(shape), count)
-
-
-def _check_divide_shading(dark: Any, floor: float) -> None:
-    _check_dark(dark)
-    _check_floor(floor)
-
-
-@kernel(
-    dtype="float", kind="image", scratch=_work_bytes(1.05), cost=1.0, check=_check_divide_shading
-)
-def divide_shading(
-    image: Any, dark: Any = 0.0, *, coefficients: Any, floor: float = 0.1, place: Place
-) -> Any:
-    """Return ``(image - dark) / surface``.
-
-    Parameters
-    ----------
-    image
-        Image with axes y and x.
-    dark
-        A number or value.
-    coefficients
-        What `fit_shading` gives.
-    floor
-        Smallest value of the surface that is divided by.
-
-    Returns
-    -------
-    array
-        float32 (float64 for inputs that float32 cannot hold).
-    """
-    result = image.astype(float_dtype(image.dtype))
-    result -= result.dtype.type(dark)
-    channels = range(*_channel_range(place))
-    for i, channel in enumerate(channels):
-        part = result
-        if "c" in place.grid.axes:
-            axis = place.grid.axis("c")
-            part = result[(slice(None),) * axis + (i,)]
-        part /= _surface(part, np.asarray(coefficients)[channel], floor, place)
-    return result
-
-
-def _surface(part: Any, coefficients: Any, floor: float, place: Place) -> Any:
-    """Return the surface over the y and x that the array covers, in the array's dtype."""
-    xp, dtype = array_module(part), part.dtype
-    one, fy, fx, fyy, fyx, fxx = (float(f) for f in coefficients)
-
-    def along(name: str) -> Any:
-        axis = place.grid.axis(name)
-        return positions(place.read.start[axis], place.read.stop[axis], place.grid.shape[axis])
-
-    y, x = along("y"), along("x")
-    surface = xp.multiply.outer(xp.asarray(y, dtype=dtype), xp.asarray(fyx * x, dtype=dtype))
-    surface += xp.asarray(fy * y + fyy * y**2, dtype=dtype)[:, None]
-    surface += xp.asarray(one + fx * x + fxx * x**2, dtype=dtype)
-    return xp.maximum(surface, dtype.type(floor), out=surface)
+def _planes(array: Any, shape: tuple[int, ...], index: _Index, work: np.dtype[Any]) -> NDArray[Any]:
+    """Return what goes with a part of an image of `shape`: one plane where all are the same."""
+    if np.ndim(array) == 0:
+        columns = index[-1]
+        return np.full((1, 1, columns.stop - columns.start), array, work)
+    if _is_plane(array):
+        plane = np.broadcast_to(array.reshape(array.shape[-2:]), shape[-2:])
+        return as_volume(plane[index[-2:]], work)
+    return as_volume(np.broadcast_to(array, shape)[index], work)

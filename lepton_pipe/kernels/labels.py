@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from math import prod
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, ndimage, to_host
+from lepton_pipe.device import array_module, loops, ndimage, to_host
 from lepton_pipe.geometry import Grid
-from lepton_pipe.merge.labels import Fragments, describe, gather, join
+from lepton_pipe.merge.labels import Fragment, Fragments, absent, describe, faces, gather, join
 from lepton_pipe.merge.slabs import slabs
-from lepton_pipe.spec import Place, ValueType, kernel
+from lepton_pipe.spec import ImageType, Place, ValueType, kernel
 
-_CC3D = {(1, 1): 4, (2, 1): 4, (2, 2): 8, (3, 1): 6, (3, 2): 18, (3, 3): 26}
-"""What cc3d calls a connectivity, by number of spatial axes and connectivity."""
+_SLAB = 1 << 20
+"""Voxels whose labels are compared at once: enough to keep a GPU busy."""
 
 
 def _shell(grid: Grid) -> Mapping[str, tuple[int, int]]:
@@ -43,6 +42,7 @@ def local_labels(mask: Any, spatial: int, connectivity: int) -> tuple[Any, int]:
     """Label one array by itself.
 
     The same array always gets the same numbers; which number goes to which object is left open.
+    The compiled form is `lepton_pipe.compiled.labels.components`.
 
     Parameters
     ----------
@@ -53,52 +53,28 @@ def local_labels(mask: Any, spatial: int, connectivity: int) -> tuple[Any, int]:
     Returns
     -------
     labels, count
-        uint32, 0 where `mask` is 0, else 1 to `count`.
+        Integers, 0 where `mask` is 0, else 1 to `count`.
     """
-    xp = array_module(mask)
-    # A copy in C order: cc3d's numbers depend on how the array lies in memory.
-    mask = xp.ascontiguousarray(mask != 0)
-    parts = mask.reshape(prod(mask.shape[: mask.ndim - spatial]), *mask.shape[-spatial:])
-    if len(parts) == 1:
-        labels, count = _label_one(parts[0], connectivity)
-        return labels.reshape(mask.shape), count
-    labels, count = xp.zeros(parts.shape, np.uint32), 0
-    for part, out in zip(parts, labels, strict=True):
-        found, more = _label_one(part, connectivity)
-        xp.multiply(part, np.uint32(count), out=out)  # CuPy's ufuncs have no where=
-        out += found
-        count += more
-    return labels.reshape(mask.shape), count
+    steps = np.abs(np.indices((3,) * spatial) - 1).sum(axis=0)
+    structure = np.zeros((3,) * mask.ndim, bool)
+    structure[(1,) * (mask.ndim - spatial)] = steps <= connectivity
+    labels, count = ndimage(mask).label(mask != 0, array_module(mask).asarray(structure))
+    return labels, int(count)
 
 
-def _label_one(mask: Any, connectivity: int) -> tuple[Any, int]:
-    if mask.size == 0:
-        return array_module(mask).zeros(mask.shape, np.uint32), 0
-    if array_module(mask) is not np:
-        nd = ndimage(mask)
-        structure = nd.generate_binary_structure(mask.ndim, connectivity)
-        labels, count = nd.label(mask, structure)
-        return labels.astype(np.uint32), int(count)
-    cc3d = importlib.import_module("cc3d")
-    # As bytes of many values, not as booleans: for these cc3d 4.1.1 has another algorithm, which
-    # is wrong at the borders of planes with 8 neighbours and fails on volumes of one row.
-    labels, count = cc3d.connected_components(
-        (mask.reshape(1, -1) if mask.ndim == 1 else mask).view(np.uint8),
-        connectivity=_CC3D[mask.ndim, connectivity],
-        out_dtype=np.uint32,
-        binary_image=False,
-        return_N=True,
-    )
-    return labels.reshape(mask.shape), int(count)
+def _bytes(mask: ImageType) -> float:
+    """Return the bytes per voxel of a copy of the mask, which is spared where it is boolean."""
+    return float(mask.dtype != np.bool_)
 
 
 @kernel(
     depth=_shell,
-    scratch=9.0,
-    cost=6.0,
+    scratch=lambda mask: 12.5 + _bytes(mask),
+    cost=1.5,
     check=_check_label,
     combine=gather,
     finalize=join,
+    absent=absent,
     value=ValueType("int64", (0,), per_block=True),
 )
 def label_join(
@@ -118,11 +94,46 @@ def label_join(
     JoinedLabels
         For every block, a table from its own labels to the final ones; ``count`` objects.
     """
-    labels, count = local_labels(mask, len(place.grid.spatial), connectivity)
-    return describe(to_host(labels), count, place)
+    spatial = len(place.grid.spatial)
+    fast = loops("labels", mask)
+    if fast is not None and fast.fits(mask):
+        return _describe_runs(fast, mask, connectivity, place)
+    labels, _ = local_labels(mask, spatial, connectivity)
+    own, count = local_labels(mask[place.inner], spatial, connectivity)
+    return describe(to_host(labels), to_host(_refine(labels[place.inner], own, count)), place)
 
 
-@kernel(depth=_shell, dtype="int64", kind="labels", scratch=9.0, cost=6.0)
+def _refine(labels: Any, own: Any, count: int) -> Any:
+    """Return for each of a block's own labels the label of the grown block that holds it."""
+    table = array_module(own).zeros(count + 1, labels.dtype)
+    for part in slabs(own.shape, _SLAB):
+        table[own[part].reshape(-1)] = labels[part].reshape(-1)
+    return table
+
+
+def _describe_runs(fast: ModuleType, mask: Any, connectivity: int, place: Place) -> Fragments:
+    """Describe a block by its runs; no image of its labels is ever made."""
+    spatial = len(place.grid.spatial)
+    runs = fast.runs_of(mask, spatial)
+    stop = fast.padded(place.write.shape, spatial)[1:]
+    labels, count, own = fast.split_components(runs, spatial, connectivity, stop)
+
+    def plane(axis: int, index: int) -> Any:
+        image = fast.plane(runs, labels, count, axis - mask.ndim + 4, index)
+        return image.reshape(mask.shape[:axis] + mask.shape[axis + 1 :])
+
+    above, below = faces(place, plane)
+    size, first = fast.measure(runs, labels, count, stop)
+    block = Fragment(place.write.start, place.write.shape, size, first, own)
+    return Fragments([block], [], above, below)
+
+
+def _dtype(grid: Grid) -> type[np.signedinteger[Any]]:
+    """Return the smaller of int32 and int64 that can number every voxel of the image."""
+    return np.int32 if grid.size <= np.iinfo(np.int32).max else np.int64
+
+
+@kernel(dtype=_dtype, kind="labels", scratch=lambda mask: 6.5 + _bytes(mask), cost=1.5)
 def label_apply(mask: Any, connectivity: int = 1, *, table: Any, place: Place) -> Any:
     """Label every block again, and put the final labels in place of its own. Part of `label`.
 
@@ -136,24 +147,25 @@ def label_apply(mask: Any, connectivity: int = 1, *, table: Any, place: Place) -
     ValueError
         When the block's objects are not those that were joined.
     """
-    labels, count = local_labels(mask, len(place.grid.spatial), connectivity)
+    spatial, dtype = len(place.grid.spatial), _dtype(place.grid)
+    fast = loops("labels", mask)
+    if fast is not None and fast.fits(mask):
+        runs = fast.runs_of(mask, spatial)
+        labels, count = fast.components(runs, spatial, connectivity)
+        _check_count(count, table, place)
+        return fast.paint(runs, labels, table, dtype).reshape(mask.shape)
+    labels, count = local_labels(mask, spatial, connectivity)
+    _check_count(count, table, place)
+    return array_module(mask).take(array_module(mask).asarray(table, dtype), labels)
+
+
+def _check_count(count: int, table: Any, place: Place) -> None:
     if count + 1 != len(table):
         raise ValueError(
             f"{count} objects in the block at {place.write}, but {len(table) - 1} when they were "
             "joined: its labels would be wrong; the mask must be the same both times (is a "
             "kernel before label random, or are blocks cut differently?)"
         )
-    return _look_up(labels, table)
-
-
-def _look_up(labels: Any, table: Any) -> Any:
-    if array_module(labels) is not np:
-        return array_module(labels).take(array_module(labels).asarray(table), labels)
-    result = np.empty(labels.shape, np.int64)
-    for part in slabs(labels.shape):
-        # Every label is in the table: mode="clip" only spares a check and a buffer.
-        np.take(table, labels[part], out=result[part], mode="clip")
-    return result
 
 
 def label(mask: Any, connectivity: int = 1, min_size: int = 0) -> Any:
@@ -172,8 +184,9 @@ def label(mask: Any, connectivity: int = 1, min_size: int = 0) -> Any:
     Returns
     -------
     array
-        int64: 0 where there is no object, else 1, 2, ... in the order of the objects' first
-        voxels in C order. The numbers do not depend on how the image is cut into blocks.
+        0 where there is no object, else 1, 2, ... in the order of the objects' first voxels in C
+        order. The numbers do not depend on how the image is cut into blocks. int32 for an image
+        of fewer than 2**31 voxels, which cannot hold more objects than that, else int64.
     """
     table = label_join(mask, connectivity, min_size)
     return label_apply(mask, connectivity, table=table)

@@ -18,7 +18,15 @@ import numpy as np
 
 from lepton_pipe.device import array_module
 from lepton_pipe.geometry import Depth, Grid, symmetric_depth
-from lepton_pipe.kernels.windows import PerAxis, Sizes, Window, extreme, extreme_copies, window
+from lepton_pipe.kernels.windows import (
+    PerAxis,
+    Sizes,
+    Window,
+    extreme,
+    extreme_copies,
+    extreme_cost,
+    window,
+)
 from lepton_pipe.spec import ImageType, Place, kernel
 
 
@@ -39,11 +47,7 @@ def _both_depths(grid: Grid, size: Sizes | None, footprint: Any, radius: Any) ->
 
 
 def _cost(grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any) -> float:
-    over = window(grid, size, footprint, radius)
-    if over.footprint is None:
-        return 0.4 * grid.ndim * image.dtype.itemsize
-    rows = np.count_nonzero(over.footprint.any(axis=-1))
-    return 2.0 + 0.15 * float(rows) * image.dtype.itemsize
+    return extreme_cost(window(grid, size, footprint, radius), image.dtype)
 
 
 def _twice_cost(

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, to_host
+from lepton_pipe.device import array_module, loops, to_host
 from lepton_pipe.geometry import Grid
-from lepton_pipe.kernels.reductions import check_image, minimum_of
+from lepton_pipe.kernels.boxes import box_extreme
+from lepton_pipe.kernels.counts import check_image
+from lepton_pipe.kernels.reductions import minimum_of
 from lepton_pipe.spec import ImageType, Place, kernel
 
 PerAxis = int | Sequence[int] | Mapping[str, int]
@@ -65,8 +67,8 @@ def _together(a: Found, b: Found) -> Found:
     finalize=_finish,
     returns="table",
     check=_check_peaks,
-    scratch=lambda image: 5.0 * image.dtype.itemsize + 3.0,
-    cost=lambda image: 5.0 * image.dtype.itemsize + 1.0,
+    scratch=lambda image: 2.5 * image.dtype.itemsize + 2.5,
+    cost=lambda image: 0.5 + 0.5 * image.dtype.itemsize,
 )
 def peaks_above(
     image: Any,
@@ -88,40 +90,76 @@ def peaks_above(
             "threshold is NaN, and nothing is above it: the image it was computed from holds "
             "NaN; replace them first, or give a number for threshold="
         )
-    grid = place.grid
-    distance = _distance(grid, min_distance)
-    values = _ordered(image)
-    peak = _is_peak(values, distance)[place.inner]
-    owned = image[place.inner]
-    peak &= owned > threshold
-    border = _border(grid, min_distance, exclude_border)
+    distance = _distance(place.grid, min_distance)
+    peak = _peaks(image, threshold, distance)[place.inner]
+    _clear_border(peak, _border(place.grid, min_distance, exclude_border), place)
+    # NumPy finds what is marked ten times as fast along one axis.
+    where = _indices(array_module(peak).flatnonzero(peak.reshape(-1)), peak.shape)
+    voxels = np.stack([to_host(w).astype(np.int64) for w in where], axis=1)
+    values = to_host(image[place.inner][where])
+    return [(voxels + np.array(place.write.start, np.int64), values)]
+
+
+def _clear_border(peak: Any, border: Sequence[int], place: Place) -> None:
     for axis, (start, width) in enumerate(zip(place.write.start, border, strict=True)):
         low = max(0, width - start)
-        high = max(low, min(peak.shape[axis], grid.shape[axis] - width - start))
+        high = max(low, min(peak.shape[axis], place.grid.shape[axis] - width - start))
         outside = (slice(None),) * axis
         peak[(*outside, slice(0, low))] = False
         peak[(*outside, slice(high, None))] = False
-    where = array_module(peak).nonzero(peak)
-    voxels = np.stack([to_host(w).astype(np.int64) for w in where], axis=1)
-    return [(voxels + np.array(place.write.start, np.int64), to_host(owned[where]))]
+
+
+def _indices(flat: Any, shape: Sequence[int]) -> tuple[Any, ...]:
+    index = []
+    for n in reversed(shape):
+        index.append(flat % n)
+        flat = flat // n
+    return tuple(reversed(index))
+
+
+def _peaks(image: Any, threshold: Any, distance: Sequence[int]) -> Any:
+    fast = loops("peaks", image)
+    if fast is None or not image.dtype.isnative:
+        return is_peak(_ordered(image), distance) & (image > threshold)
+    values = np.ascontiguousarray(_numbers(image))
+    peak = _none_above(values, threshold, distance)
+    fast.keep_first(peak, values, distance)
+    return peak
+
+
+def _numbers(image: Any) -> Any:
+    """Return an image, a mask as numbers."""
+    return image.view(np.uint8) if image.dtype == np.bool_ else image
 
 
 def _ordered(image: Any) -> Any:
     """Return values that can be compared: NaN lower than all others."""
-    if image.dtype == np.bool_:
-        return image.view(np.uint8)
     if image.dtype.kind != "f":
-        return image
+        return _numbers(image)
     xp = array_module(image)
     return xp.where(xp.isnan(image), image.dtype.type(-np.inf), image)
+
+
+def _none_above(values: Any, threshold: Any, distance: Sequence[int]) -> Any:
+    """Tell which voxels are above the threshold and the lowest value, and not below their box."""
+    lowest = _lowest(values.dtype)
+    ufunc = np.fmax if values.dtype.kind == "f" else np.maximum  # fmax takes no notice of NaN
+    highest = box_extreme(values, tuple((d, d) for d in distance), ufunc, lowest)
+    peak: Any = values == highest
+    peak &= values > max(threshold, lowest)
+    if distance[-1]:  # few voxels of a plateau are left for a closer look
+        peak[..., 1:] &= values[..., 1:] != values[..., :-1]
+    return peak
 
 
 def _lowest(dtype: np.dtype[Any]) -> Any:
     return dtype.type(-np.inf) if dtype.kind == "f" else np.iinfo(dtype).min
 
 
-def _is_peak(values: Any, distance: Sequence[int]) -> Any:
+def is_peak(values: Any, distance: Sequence[int]) -> Any:
     """Tell which voxels are the highest of their box; of equal ones, the earlier is higher.
+
+    By operations on whole arrays: for the GPU, and to hold the compiled form against.
 
     The box is split into what comes before the voxel in C order and what comes after. In a plane::
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module
+from lepton_pipe.device import array_module, loops
 from lepton_pipe.kernels.casts import DType, checked_dtype, limits
-from lepton_pipe.spec import ImageType, ValueType, kernel
+from lepton_pipe.kernels.counts import flat_parts
+from lepton_pipe.spec import ImageType, Operation, Place, ValueType, Voxelwise, kernel
 from lepton_pipe.spec.rules import float_dtype
 from lepton_pipe.spec.types import ImageKind
 
@@ -120,7 +121,23 @@ def _bound(dtype: np.dtype[Any], bound: Any, ceil: bool) -> Any:
     return np.bool_(whole) if dtype.kind == "b" else whole
 
 
-@kernel(kind="same", scratch=0.5, cost=0.5, check=_check_clip)
+def _clips_by_numbers(low: Any, high: Any) -> bool:
+    return all(b is None or type(b) in (int, float) for b in (low, high))
+
+
+def _clip_operations(image: Any, low: Any, high: Any, *, place: Place) -> tuple[Operation, ...]:
+    del image, place
+    both: tuple[Operation, ...] = (("maximum", low), ("minimum", high))
+    return tuple((name, bound) for name, bound in both if bound is not None)
+
+
+@kernel(
+    kind="same",
+    scratch=0.5,
+    cost=0.5,
+    check=_check_clip,
+    absorb=Voxelwise(_clip_operations, _clips_by_numbers),
+)
 def clip(image: Any, low: Any = None, high: Any = None) -> Any:
     """Keep values between two bounds.
 
@@ -176,13 +193,27 @@ def _rescale_work(image: np.dtype[Any], dtype: DType) -> np.dtype[Any]:
 
 def _rescale_scratch(image: ImageType, dtype: DType) -> float:
     work = _rescale_work(image.dtype, dtype)
-    return 0.5 if work == np.dtype(dtype) else work.itemsize + 1.5
+    quick = _has_loop(image.dtype, np.dtype(dtype)) or work == np.dtype(dtype)
+    return 0.5 if quick else work.itemsize + 1.5
+
+
+def _has_loop(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    known = source.kind in "iu" or source in (np.float32, np.float64)
+    return (
+        known
+        and (target in (np.float32, np.float64) or target.itemsize <= 4)
+        and target != np.float16
+    )
+
+
+def _rescale_cost(image: ImageType, dtype: DType) -> float:
+    return 0.5 if _has_loop(image.dtype, np.dtype(dtype)) else 3.0
 
 
 @kernel(
     dtype=checked_dtype,
     scratch=_rescale_scratch,
-    cost=1.5,
+    cost=_rescale_cost,
     check=_check_rescale,
 )
 def rescale(
@@ -218,18 +249,37 @@ def rescale(
     ValueError
         When `low` is not below `high`, or `out_range` does not fit `dtype`.
     """
-    xp, target = array_module(image), np.dtype(dtype)
+    target = np.dtype(dtype)
     first, last = (float(e) for e in out_range)
-    span = float(high) - float(low)
-    work = _rescale_work(image.dtype, target)
-    result = image.astype(work)
-    result -= float(low)
+    numbers = float(low), float(high) - float(low), first, last - first
+    fast = loops("casts", image) if _has_loop(image.dtype, target) else None
+    if fast is not None:
+        return _rescale_fast(fast, image, numbers, target)
+    return _rescale(image, numbers, target)
+
+
+def _rescale_fast(fast: Any, image: Any, numbers: tuple[float, ...], target: np.dtype[Any]) -> Any:
+    loop = fast.rescale_to_float if target.kind == "f" else fast.rescale_to_integer
+    given = np.array(numbers, _rescale_work(image.dtype, target))
+    result = np.empty(image.shape, target)
+    out, done = result.reshape(-1).view(np.uint8 if target == np.bool_ else target), 0
+    for flat in flat_parts(image):
+        loop(flat, given, out[done : done + flat.size])
+        done += flat.size
+    return result
+
+
+def _rescale(image: Any, numbers: tuple[float, ...], target: np.dtype[Any]) -> Any:
+    xp = array_module(image)
+    low, span, first, width = numbers
+    result = image.astype(_rescale_work(image.dtype, target))
+    result -= low
     if span > 0:
         result /= span
     else:
         result *= 0.0
     result = xp.clip(result, 0.0, 1.0, out=result)
-    result *= last - first
+    result *= width
     result += first
     if target.kind == "f":
         return result.astype(target, copy=False)

@@ -27,6 +27,7 @@ class Projected(NamedTuple):
     how: How
     fold: Any
     dtype: np.dtype[Any]
+    planes: int
 
 
 def _check(grid: Grid, axis: str, how: str, keepdims: bool) -> None:
@@ -63,20 +64,25 @@ def _kind(image: ImageType, how: How) -> ImageKind:
     return image.kind if how in ("max", "min") else "image"
 
 
+def _cost(how: How) -> float:
+    return 0.3 if how in ("max", "min") else 0.6
+
+
 def _grid(grid: Grid, axis: str, keepdims: bool) -> Grid:
     at = grid.axis(axis)
     return grid.flatten(at) if keepdims else grid.drop(at)
 
 
 def _combine(a: Projected, b: Projected) -> Projected:
-    return Projected(a.how, _FOLDS[a.how](a.fold, b.fold, out=a.fold), a.dtype)
+    fold = _FOLDS[a.how](a.fold, b.fold, out=a.fold)
+    return Projected(a.how, fold, a.dtype, a.planes + b.planes)
 
 
 def _finalize(partial: Projected, axis: str, keepdims: bool, grid: Grid) -> Any:
     at = grid.axis(axis)
     result = partial.fold
     if partial.how == "mean":
-        result = (result / np.float64(grid.shape[at])).astype(partial.dtype, copy=False)
+        result = (result / np.float64(partial.planes)).astype(partial.dtype, copy=False)
     return (
         result
         if keepdims
@@ -92,7 +98,7 @@ def _finalize(partial: Projected, axis: str, keepdims: bool, grid: Grid) -> Any:
     combine=_combine,
     finalize=_finalize,
     scratch=0.1,
-    cost=0.5,
+    cost=_cost,
     check=_check,
 )
 def project(
@@ -142,4 +148,4 @@ def project(
         if how == "mean" and image.dtype.kind in "iu" and image.dtype.itemsize == 8:
             wide = np.dtype(np.float64)
         fold = xp.sum(image, axis=at, keepdims=True, dtype=wide)
-    return Projected(how, fold, _result_dtype(image.dtype, how))
+    return Projected(how, fold, _result_dtype(image.dtype, how), image.shape[at])

@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_pipe.geometry import Grid, Region
 from lepton_pipe.kernels.windows import Sizes, per_axis_sizes
-from lepton_pipe.merge.pyramid import METHODS, Method, downsample_array, scratch_bytes
+from lepton_pipe.merge.pyramid import METHODS, Method, downsample_array, has_loop, scratch_bytes
 from lepton_pipe.spec import ImageType, Place, kernel
 
 Range = int | Sequence[int | None] | None
@@ -71,7 +71,7 @@ def _crop_needs(
     return region.shift(_cropped(grid, t=t, c=c, z=z, y=y, x=x).start)
 
 
-@kernel(grid=_crop_grid, needs=_crop_needs, kind="same", scratch=0.0, cost=0.3, check=_check_crop)
+@kernel(grid=_crop_grid, needs=_crop_needs, kind="same", scratch=0.0, cost=0.1, check=_check_crop)
 def crop(
     image: Any,
     *,
@@ -153,12 +153,19 @@ def _downsample_scratch(
     return scratch_bytes(image.dtype, _factors(grid, factor), _method(image.dtype, method))
 
 
+def _downsample_cost(grid: Grid, image: ImageType, factor: Sizes, method: Method | None) -> float:
+    how, factors = _method(image.dtype, method), _factors(grid, factor)
+    if how == "nearest":
+        return 0.2
+    return 0.4 if how == "mean" and has_loop(image.dtype, factors) else 2.0
+
+
 @kernel(
     grid=_downsample_grid,
     needs=_downsample_needs,
     kind="same",
     scratch=_downsample_scratch,
-    cost=1.0,
+    cost=_downsample_cost,
     check=_check_downsample,
 )
 def downsample(image: Any, factor: Sizes = 2, method: Method | None = None, *, place: Place) -> Any:

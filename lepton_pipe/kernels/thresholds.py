@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_pipe.kernels.reductions import (
-    bin_dtype,
+from lepton_pipe.kernels.counts import (
     bin_width,
-    histogram_counts,
+    dtype_of,
     integer_counts,
-    maximum_of,
-    minimum_of,
+    is_counted,
+    range_counts,
 )
+from lepton_pipe.kernels.histograms import bin_dtype, histogram_counts
+from lepton_pipe.kernels.reductions import maximum_of, minimum_of
 from lepton_pipe.spec import ValueType, kernel
 
 MOST = 1 << 16
@@ -37,15 +38,15 @@ _FLOAT32_COUNTS = 1 << 24
 
 def _histogram(image: Any, bins: int) -> dict[str, Any]:
     """Return what a threshold is computed from: counts, the image's range, its dtype."""
-    dtype = np.dtype(image.dtype)
-    if dtype.kind != "f" and dtype.itemsize <= 2:
+    dtype = dtype_of(image)
+    if is_counted(image):
         counts, low, high = integer_counts(image), None, None
     else:
         low, high = minimum_of(image), maximum_of(image)
         if dtype.kind == "f":
             counts = histogram_counts(image, bins, low, high, of_image=True)
         else:
-            counts = integer_counts(image, low, high, most=MOST)
+            counts = range_counts(image, low, high, most=MOST)
     return {"counts": counts, "low": low, "high": high, "dtype": str(dtype)}
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module
+from lepton_pipe.device import array_module, loops
 from lepton_pipe.geometry import Depth, Grid
+from lepton_pipe.kernels.boxes import box_extreme
 from lepton_pipe.spec import ImageType
 
 PerAxis = float | Sequence[float] | Mapping[str, float]
@@ -174,15 +176,6 @@ def item_bytes(number: float) -> Any:
     return scratch
 
 
-def extreme_copies(over: Window) -> float:
-    """Return how many copies of its array `extreme` needs besides the result.
-
-    A footprint's rows are taken from a copy that is padded on all sides, which counts as a third
-    more than the array itself.
-    """
-    return 2.3 if over.footprint is None else 4.1
-
-
 def extreme(block: Any, over: Window, ufunc: np.ufunc, *, mirrored: bool = False) -> Any:
     """Return the minimum or maximum over a window, in an array's own dtype.
 
@@ -195,6 +188,46 @@ def extreme(block: Any, over: Window, ufunc: np.ufunc, *, mirrored: bool = False
         `numpy.minimum` or `numpy.maximum`.
     mirrored
         Whether the window is turned around its centre, as a dilation does.
+    """
+    depth = over.mirrored_depth if mirrored else over.depth
+    if over.footprint is None:
+        return box_extreme(block, depth, ufunc, _outside(block.dtype, ufunc))
+    if over.footprint is not None:
+        fast = loops("ranks", block)
+        if fast is not None and fast.fits(block, over.shape):
+            cells = _turned(over.footprint, mirrored)
+            low = [a for a, _ in depth]
+            return fast.extreme(block, cells, low, largest=ufunc is np.maximum)
+    return extreme_by_steps(block, over, ufunc, mirrored=mirrored)
+
+
+def is_shared(over: Window) -> bool:
+    """Tell whether a window is small enough for the programs of `lepton_pipe.compiled.ranks`.
+
+    As its `fits` does, without loading it.
+    """
+    return prod(over.shape) <= 1000 and sum(n > 1 for n in over.shape[:-1]) <= 2
+
+
+def extreme_copies(over: Window) -> float:
+    """Return how many copies of its array `extreme` needs besides the result, on the CPU."""
+    return 0.6 if over.footprint is None or is_shared(over) else 4.1
+
+
+def extreme_cost(over: Window, dtype: np.dtype[Any]) -> float:
+    """Return the nanoseconds per voxel of `extreme`, as measured."""
+    if over.footprint is None:
+        return 0.5 * dtype.itemsize
+    rows = float(np.count_nonzero(over.footprint.any(axis=-1)))
+    return 1.0 + (0.07 if is_shared(over) else 0.15) * rows * dtype.itemsize
+
+
+def _turned(cells: Any, mirrored: bool) -> Any:
+    return cells[(slice(None, None, -1),) * cells.ndim] if mirrored else cells
+
+
+def extreme_by_steps(block: Any, over: Window, ufunc: np.ufunc, *, mirrored: bool = False) -> Any:
+    """Return what `extreme` does, by operations on whole arrays.
 
     Notes
     -----
@@ -211,7 +244,7 @@ def extreme(block: Any, over: Window, ufunc: np.ufunc, *, mirrored: bool = False
                 block = _padded(block, only, ufunc)
                 block = _along(block, sum(sides) + 1, ufunc, axis)
         return block.copy() if block is whole else block
-    cells = over.footprint[(slice(None, None, -1),) * block.ndim] if mirrored else over.footprint
+    cells = _turned(over.footprint, mirrored)
     return _over_rows(_padded(block, depth, ufunc), block.shape, _rows(cells), ufunc)
 
 

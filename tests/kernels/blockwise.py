@@ -118,10 +118,15 @@ def _map(spec, step, results, source, block, slab, extra):
     for write in _blocks(source, block):
         read = write.grow(depth, source.shape)
         part = step.kernel.run(_args(spec, step, results, read), Place(read, write, source))
-        assert part.shape == read.shape
         assert part.dtype == out.dtype
-        out[write.slices] = part[write.inside(read)]
+        out[write.slices] = owned(part, Place(read, write, source))
     return out
+
+
+def owned(part: Any, place: Place) -> Any:
+    """Return the voxels that a block owns, of what a map kernel returned: these, or all it read."""
+    assert part.shape in (place.read.shape, place.write.shape)
+    return part if part.shape == place.write.shape else part[place.inner]
 
 
 def _context(spec: Spec, step: Step, source: Grid) -> dict[str, Any]:

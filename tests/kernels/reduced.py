@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lepton_pipe.geometry import Blocks, Grid
 from lepton_pipe.spec import ImageType, Kernel, PerBlock, Place, as_value, rules
+from tests.kernels.blockwise import owned
 
 MAX_VOXELS = 60_000
 
@@ -41,7 +42,8 @@ def in_blocks(
     images -= {n for n in bound if kernel._is_literal(n)}
     context = {**bound, **{n: ImageType(grid, bound[n].dtype) for n in images}, "grid": grid}
     depth = rules.resolve_depth(kernel.depth, grid, context)
-    result = np.empty(first.shape, np.int64) if kernel.combine is None else None
+    dtype = rules.resolve_dtype(kernel.dtype, ImageType(grid, first.dtype), context)
+    result = np.empty(first.shape, dtype) if kernel.combine is None else None
     partials = []
     for i, write in enumerate(Blocks(first.shape, tuple(block))):
         place = Place(write.grow(depth, first.shape), write, grid)
@@ -49,11 +51,8 @@ def in_blocks(
         cut |= {n: read_only(bound[n][place.read.slices]) for n in images}
         part = kernel.run(cut, place)
         if result is not None:
-            assert part.shape == place.read.shape
-            assert part.dtype == rules.resolve_dtype(
-                kernel.dtype, ImageType(grid, first.dtype), context
-            )
-            result[write.slices] = part[place.inner]
+            assert part.dtype == dtype
+            result[write.slices] = owned(part, place)
         else:
             partials.append(part)
     if result is not None:

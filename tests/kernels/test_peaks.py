@@ -11,7 +11,7 @@ from skimage.feature import peak_local_max
 
 from lepton_pipe.errors import SpecError
 from lepton_pipe.geometry import Grid
-from lepton_pipe.kernels.peaks import find_peaks, peaks_above
+from lepton_pipe.kernels.peaks import find_peaks, is_peak, peaks_above
 from lepton_pipe.kernels.reductions import mean
 from lepton_pipe.spec import Definition, Image, ImageType, Node, Place, evaluate
 from tests.kernels.reduced import blocks_of, image, in_blocks, shapes
@@ -81,6 +81,29 @@ def test_the_rule_voxel_by_voxel(case, low):
     threshold = array.min().item() if low else np.sort(array, axis=None)[array.size // 2].item()
     got = voxels(find_peaks(array, distance, threshold))
     np.testing.assert_array_equal(got, expected(array, (distance,) * array.ndim, threshold))
+
+
+@given(cases(), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_the_compiled_form_equals_operations_on_whole_arrays(case, special):
+    array, _, distance = case
+    if array.dtype.kind == "f" and special:
+        array[array < np.median(array)] = np.nan
+        array.flat[::7] = -np.inf
+        array.flat[3::7] = np.inf
+    reach = (distance,) * (array.ndim - 1) + (max(1, distance - 1),)
+    lowest = -np.inf if array.dtype.kind == "f" else -(2**63)
+    place = Place.whole(Grid.of(array.shape))
+    ((found, values),) = peaks_above.run(
+        {"image": array, "threshold": lowest, "min_distance": reach, "exclude_border": 0}, place
+    )
+    full = Grid.of(array.shape).per_axis(reach, "min_distance", elsewhere=0)
+    numbers = array.view(np.uint8) if array.dtype == bool else array
+    if array.dtype.kind == "f":
+        numbers = np.where(np.isnan(array), -np.inf, array)
+    where = np.argwhere(is_peak(numbers, full))
+    np.testing.assert_array_equal(found, where)
+    np.testing.assert_array_equal(values, array[tuple(where.T)])
 
 
 def test_distance_per_axis_and_none_across_time_and_channels():

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from skimage import data, filters
 
 from lepton_pipe.geometry import Grid
-from lepton_pipe.kernels import thresholds
-from lepton_pipe.kernels.reductions import histogram_counts, integer_counts, maximum_of, minimum_of
-from lepton_pipe.kernels.thresholds import li, li_of, otsu, otsu_of, triangle, triangle_of
+from lepton_pipe.kernels.thresholds import li, otsu, otsu_of, triangle
 from lepton_pipe.spec import Definition, Image, ImageType, Node, evaluate
-from tests.kernels.reduced import blocks_of, image, in_blocks, shapes
+from tests.kernels.blockwise import blockwise, describe
+from tests.kernels.reduced import blocks_of, image, shapes
 
-METHODS = [(otsu, otsu_of), (li, li_of), (triangle, triangle_of)]
+METHODS = [otsu, li, triangle]
 
 
 def skimage(method, array, **more):
@@ -39,29 +38,12 @@ def two_classes(draw, dtypes, **limits):
     )
 
 
-def of_blocks(of, array, block):
-    args = {"image": array}
-    if array.dtype.kind == "f" or array.dtype.itemsize > 2:
-        low = in_blocks(minimum_of, args, block)
-        high = in_blocks(maximum_of, args, block)
-    else:
-        low = high = None
-    if array.dtype.kind == "f":
-        bins = thresholds.MOST if of is li_of else 256
-        args |= {"bins": bins, "low": low, "high": high, "of_image": True}
-        counts = in_blocks(histogram_counts, args, block)
-    else:
-        args |= {"low": low, "high": high, "most": thresholds.MOST}
-        counts = in_blocks(integer_counts, args, block)
-    return of(counts=counts, low=low, high=high, dtype=str(array.dtype))
-
-
 @given(two_classes(["uint8", "uint16", "int32", "float32"]))
 @settings(max_examples=60, deadline=None)
 def test_blocks_equal_the_whole_bit_for_bit(case):
     array, block = case
-    for method, of in METHODS:
-        assert of_blocks(of, array, block) == method(array)
+    for method in METHODS:
+        assert blockwise(describe(method, array), array, block=block) == method(array)
 
 
 @given(two_classes(["uint8", "uint16", "int32", "float32", "float64"], max_dims=3))
@@ -103,7 +85,7 @@ def test_on_photographs(name):
 @pytest.mark.parametrize("value", [0, 1])
 def test_an_image_of_a_single_value_is_all_background(dtype, value):
     array = np.full((4, 5), value, dtype)
-    for method, _ in METHODS:
+    for method in METHODS:
         assert method(array) == value
         assert not (array > method(array)).any()
 
@@ -146,19 +128,19 @@ def test_counts_beyond_float32_are_still_counted():
 def test_what_is_not_finite_is_refused(bad):
     array = np.ones((3, 3), np.float32)
     array[1, 1] = bad
-    for method, _ in METHODS:
+    for method in METHODS:
         with pytest.raises(ValueError, match="NaN or infinite"):
             method(array)
 
 
 def test_in_a_pipeline():
     def masks(raw: Image) -> dict[str, Node]:
-        return {m.__name__: raw > m(raw) for m, _ in METHODS}
+        return {m.__name__: raw > m(raw) for m in METHODS}
 
     for dtype in ("uint8", "float32"):
         raw = image((30, 31), dtype, 5)
         spec = Definition(masks).bind({"raw": ImageType(Grid.of(raw.shape), raw.dtype)}, {})
         result = evaluate(spec, {"raw": raw})
-        for method, _ in METHODS:
+        for method in METHODS:
             np.testing.assert_array_equal(result[method.__name__], raw > method(raw))
-    assert sum(s.id.startswith("minimum_of") for s in spec.steps) == 1
+    assert sum(s.id.startswith("moments") for s in spec.steps) == 1
