@@ -29,6 +29,11 @@ def cell_range(start: int, stop: int, length: int) -> slice:
     return slice(start // size, (stop - 1) // size + 1)
 
 
+def cells_of(start: int, stop: int, length: int) -> Any:
+    """Return the cell of each of the voxels `start` to `stop` of an axis."""
+    return np.arange(start, stop) // _cell_size(length)
+
+
 def _edges(start: int, here: int, length: int) -> list[int]:
     """Return where cells begin among `here` voxels, the first of them voxel `start`."""
     size = _cell_size(length)

@@ -6,20 +6,20 @@ object, in order and each once. How the other columns are folded follows from th
 =============== =================================================================
 ``min:...``     the smallest
 ``max:...``     the largest
-``spread:NAME`` sum of squared deviations from the mean, beside ``count`` and ``sum:NAME``
-                (Chan, Golub, LeVeque, 1983, Algorithms for computing the sample variance)
+``total:NAME``  the sum of floats, beside ``rest:NAME``, see `lepton_pipe.merge.pairs`
 others          the sum; ``NAME.0``, ``NAME.1``, ... are limbs, see `lepton_pipe.merge.exact`
 =============== =================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_pipe.merge import pairs
 from lepton_pipe.merge.exact import carry
 
 Columns = dict[str, NDArray[Any]]
@@ -31,17 +31,23 @@ _FEW = 2000
 
 def group(columns: Mapping[str, NDArray[Any]]) -> Columns:
     """Fold rows of the same ``label`` into one; returns the rows in the order of their labels."""
-    label = columns["label"]
+    return _group(list(columns), columns.__getitem__)
+
+
+def _group(names: Iterable[str], take: Callable[[str], NDArray[Any]]) -> Columns:
+    """Fold the rows of columns, each of which is asked for once and then let go."""
+    label = take("label")
     order = np.argsort(label, kind="stable")
     label = label[order]
     at = np.flatnonzero(np.diff(label, prepend=label[:1] - 1)) if label.size else order
     result: Columns = {"label": label[at]}
-    for name, column in columns.items():
-        if name != "label":
-            result[name] = _reduce(name.partition(":")[0]).reduceat(column[order], at)[: at.size]
-    for name in columns:
-        if name.startswith("spread:"):
-            result[name] += _between(columns, result, name.partition(":")[2], order, at)
+    for name in names:
+        rule, _, of = name.partition(":")
+        if rule == "total":
+            pair = take(name)[order], take(f"rest:{of}")[order]
+            result[name], result[f"rest:{of}"] = pairs.reduceat(*pair, at)
+        elif rule not in ("label", "rest"):
+            result[name] = _reduce(rule).reduceat(take(name)[order], at)[: at.size]
     return result
 
 
@@ -49,28 +55,20 @@ def _reduce(rule: str) -> np.ufunc:
     return {"min": np.minimum, "max": np.maximum}.get(rule, np.add)
 
 
-def _between(
-    columns: Mapping[str, NDArray[Any]],
-    result: Columns,
-    name: str,
-    order: NDArray[np.intp],
-    at: NDArray[np.intp],
-) -> NDArray[np.float64]:
-    count, total = columns["count"][order], columns[f"sum:{name}"][order]
-    with np.errstate(invalid="ignore"):
-        mean = result[f"sum:{name}"] / result["count"]
-        away = total / count - np.repeat(mean, np.diff(at, append=count.size))
-        squares: NDArray[np.float64] = np.add.reduceat(count * away * away, at)
-    return squares
-
-
 def fold(tables: Iterable[Columns]) -> Columns:
-    """Fold tables of the same columns into one, in time that grows with their rows alone."""
+    """Fold tables of the same columns into one, in time that grows with their rows alone.
+
+    The tables are used up: their columns are taken from them one after the other, so that the
+    rows are not there twice.
+    """
     tables = list(tables)
-    if len(tables) == 1:
+    if len(tables) == 1 or not any(t["label"].size for t in tables):
         return tables[0]
-    columns = {n: np.concatenate([t[n] for t in tables]) for n in tables[0]}
-    result = group(columns) if columns["label"].size else columns
+
+    def take(name: str) -> NDArray[Any]:
+        return np.concatenate([t.pop(name) for t in tables])
+
+    result = _group(list(tables[0]), take)
     for name in [n for n in result if n.endswith(".0")]:
         names = [n for n in result if n.startswith(name[:-1])]
         limbs = carry([result[n] for n in names], len(names))
@@ -81,6 +79,7 @@ def fold(tables: Iterable[Columns]) -> Columns:
 def push(pile: Pile, table: Columns) -> Pile:
     """Put a table on a pile; fold it when what waits has more rows than the first table.
 
+    The table is the pile's from then on, and may be used up.
     So a row is folded a few times only, whether tables come one by one or in a tree.
     """
     pile.append(table)
@@ -91,7 +90,7 @@ def push(pile: Pile, table: Columns) -> Pile:
 
 
 def pile_up(a: Pile, b: Pile) -> Pile:
-    """Combine two piles, into `a`."""
+    """Combine two piles, into `a`; `b` is used up."""
     for table in b:
         push(a, table)
     return a

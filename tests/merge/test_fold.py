@@ -66,21 +66,6 @@ def test_groups_folded_on_workers_give_the_same_tree(count):
     assert repr(fold.result()) == repr(folded(count, range(count)))
 
 
-@modest
-@given(counts, st.data())
-def test_each_group_is_folded_once_when_its_last_block_is_sent(count, data):
-    graph = groups_of(count)
-    sent, found = 0, []
-    while sent < count:
-        batch = range(sent, min(count, sent + data.draw(st.integers(1, 50 + count // 4))))
-        folds = graph.folds(batch)
-        assert all(graph.members(g)[-1] in batch for g in folds)
-        found += folds
-        sent = batch.stop
-    assert found == list(range(graph.groups))
-    assert [i for g in found for i in graph.members(g)] == list(range(count))
-
-
 def test_sums_of_floats_are_the_same_for_any_order():
     rng = random.Random(1)  # noqa: S311
     numbers = [rng.uniform(-1, 1) * 10 ** rng.randint(-9, 9) for _ in range(1000)]

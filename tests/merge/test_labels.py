@@ -37,7 +37,8 @@ def parts(labels, block):
     result = []
     for write in Blocks(labels.shape, block):
         place = Place(write.grow(((0, 1),) * labels.ndim, labels.shape), write, grid)
-        result.append(describe(labels[place.read.slices], int(labels.max()), place))
+        block = labels[place.read.slices]
+        result.append(describe(block, np.arange(block.max() + 1), place))
     return result
 
 
@@ -50,10 +51,11 @@ LABELS = np.array(
     ],
     np.uint32,
 )
+GRID = Grid.of(LABELS.shape)
 
 
 def test_objects_are_numbered_by_their_first_voxels():
-    joined = join(functools.reduce(gather, parts(LABELS, (2, 2))))
+    joined = join(functools.reduce(gather, parts(LABELS, (2, 2))), GRID)
     assert joined.count == 3
     assert len(joined) == 6
     # Block 1 holds a part of object 3 of the image, the first in C order.
@@ -64,23 +66,23 @@ def test_objects_are_numbered_by_their_first_voxels():
 
 def test_sizes_count_every_voxel_once():
     fragments = parts(LABELS, (2, 2))
-    size = sum(f.blocks[0].size for f in fragments)
-    assert size[1:].tolist() == [3, 4, 4]
-    assert join(functools.reduce(gather, parts(LABELS, (2, 2))), min_size=4).count == 2
-    assert join(functools.reduce(gather, parts(LABELS, (2, 2))), min_size=5).count == 0
+    size = [np.pad(f.blocks[0].size, (0, 4 - len(f.blocks[0].size))) for f in fragments]
+    assert sum(size)[1:].tolist() == [3, 4, 4]
+    assert join(functools.reduce(gather, parts(LABELS, (2, 2))), GRID, min_size=4).count == 2
+    assert join(functools.reduce(gather, parts(LABELS, (2, 2))), GRID, min_size=5).count == 0
 
 
 def test_any_tree_and_order_of_combining_gives_the_same_tables():
-    expected = join(functools.reduce(gather, parts(LABELS, (2, 2))))
+    expected = join(functools.reduce(gather, parts(LABELS, (2, 2))), GRID)
     for order in itertools.islice(itertools.permutations(range(6)), 0, 720, 37):
         blocks = parts(LABELS, (2, 2))
         left = functools.reduce(gather, [blocks[i] for i in order[:3]])
         right = functools.reduce(gather, [blocks[i] for i in order[3:]])
-        joined = join(gather(left, right))
+        joined = join(gather(left, right), GRID)
         for i in range(6):
             np.testing.assert_array_equal(joined.part(i), expected.part(i))
 
 
 def test_planes_that_nobody_answered_are_noticed():
     with pytest.raises(ValueError, match=r"beside \(0, 2\)"):
-        join(parts(LABELS, (4, 2))[0])
+        join(parts(LABELS, (4, 2))[0], GRID)
