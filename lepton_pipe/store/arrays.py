@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from numpy.typing import NDArray
 from lepton_pipe.errors import InputError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import AxisMap, Found, Wanted, resolve
-from lepton_pipe.store.source import Source, handles
-from lepton_pipe.store.zarr_source import file_stamp
+from lepton_pipe.store.source import Source, file_stamp, handles
+from lepton_pipe.store.stamps import STAMP_BYTES, known_version
+
+_STAMPED_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,30 @@ class ArraySource(Source):
 
     def identity(self) -> dict[str, Any]:
         """Return a digest of the values."""
-        whole = np.ascontiguousarray(self.array)
-        values = hashlib.blake2b(whole.reshape(-1).view(np.uint8).data, digest_size=16)
         return {
             "uri": self.uri,
             "format": "array",
             "shape": list(self.type.grid.shape),
             "dtype": self.type.dtype.str,
-            "digest": values.hexdigest(),
+            "digest": _values(self.array).hex(),
         }
+
+    @property
+    def stamp_unit(self) -> tuple[int, ...]:
+        """Shape of parts of up to a MiB, as near to cubes as can be."""
+        unit = list(self.array.shape)
+        while prod(unit) * self.array.itemsize > _STAMPED_BYTES and max(unit) > 1:
+            longest = unit.index(max(unit))
+            unit[longest] = -(-unit[longest] // 2)
+        return tuple(unit)
+
+    def unit_stamps(self, units: Sequence[tuple[int, ...]]) -> list[bytes]:
+        """Return digests of the values."""
+        shape = self.stamp_unit
+        parts = [
+            tuple(slice(i * n, i * n + n) for i, n in zip(u, shape, strict=True)) for u in units
+        ]
+        return [_values(self.array[part]) for part in parts]
 
     def stored_bytes(self) -> int | None:
         """Return the bytes of the array."""
@@ -70,6 +89,13 @@ class NpySource(Source):
         part = mapped[self.axis_map.selection(region)]
         return np.array(self.axis_map.canonical(part), order="C")
 
+    def _form(self) -> tuple[Any, ...]:
+        return (self.axis_map.order,)
+
+    def unit_stamps(self, units: Sequence[tuple[int, ...]]) -> list[bytes]:
+        """Return size and time of the file when it was opened."""
+        return [known_version(self.stamp)] * len(units)
+
     def identity(self) -> dict[str, Any]:
         """Return size and time of the file."""
         status = Path(self.uri).stat()
@@ -96,7 +122,9 @@ def open_npy(path: Path, wanted: Wanted) -> Source:
     _refuse_level(str(path), wanted)
     try:
         mapped = _map(path)
-    except (ValueError, OSError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # NumPy parses a header as Python, and raises what that raises
         raise InputError(f"{path}: cannot be read as a .npy file ({error})") from error
     found = Found(str(path), mapped.shape, mapped.dtype)
     image_type, axis_map = resolve(found, wanted)
@@ -104,6 +132,12 @@ def open_npy(path: Path, wanted: Wanted) -> Source:
     # planes (or rows of a plane) are what a mapped file reads in one go
     chunks = tuple(n if i >= len(shape) - 2 else 1 for i, n in enumerate(shape))
     return NpySource(str(path), image_type, chunks, axis_map, file_stamp(path))
+
+
+def _values(array: NDArray[Any]) -> bytes:
+    native = array.dtype.newbyteorder("=")
+    whole = np.ascontiguousarray(array, native).reshape(-1).view(np.uint8)
+    return hashlib.blake2b(whole.data, digest_size=STAMP_BYTES).digest()
 
 
 def _map(path: Path) -> NDArray[Any]:

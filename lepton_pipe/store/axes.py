@@ -125,6 +125,18 @@ class AxisMap:
             index[i] = part
         return tuple(index)
 
+    def position(self, index: Sequence[int]) -> tuple[int, ...]:
+        """Return the position of a chunk in the file's array, 0 along dropped axes."""
+        position = [0] * self.ndim
+        for i, value in zip(self.order, index, strict=True):
+            position[i] = value
+        return tuple(position)
+
+    def canonical_chunk(self, chunk: NDArray[Any]) -> NDArray[Any]:
+        """Return a chunk as one of canonical axes; what it stores beyond dropped axes goes."""
+        kept = tuple(slice(None) if i in self.order else slice(1) for i in range(self.ndim))
+        return self.canonical(chunk[kept])
+
     def canonical(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return an array of the file's axes as one of canonical axes (a view)."""
         dropped = tuple(i for i in range(self.ndim) if i not in self.order)
@@ -148,12 +160,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says about an input, which goes before what the file says."""
+    """What the user says about an input, which goes before what the file says.
+
+    ``tolerant`` allows some of the files of a stack to be unreadable.
+    """
 
     level: int | None = None
     axes: str | Sequence[str] | None = None
     scale: Any = None
     unit: Any = None
+    tolerant: bool = False
+    sparse: bool = False
 
 
 def resolve(found: Found, wanted: Wanted) -> tuple[ImageType, AxisMap]:

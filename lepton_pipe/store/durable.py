@@ -5,13 +5,145 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import uuid
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+_START_WRITING = 2
+"""SYNC_FILE_RANGE_WRITE: begin to write dirty pages out, and do not wait for that."""
+_PIECE = 1 << 22
+_WORTH_STARTING = 1 << 20
+"""Bytes from which a file is sent on its way by itself; for small ones the call costs too much."""
+
+
+def write_whole(
+    path: Path, pieces: Iterable[Any], *, within: Path | None = None
+) -> tuple[int, int]:
+    """Write a file from `pieces` of bytes, so that it is there whole or not at all.
+
+    The way of a large file to the disk begins at once, so that the flush at the end takes less.
+    Folders are made where they lack. A process that is killed leaves a ``*.partial`` behind.
+
+    Parameters
+    ----------
+    within
+        A folder that is not made: where it has gone, whoever writes to it is late.
+
+    Returns
+    -------
+    tuple
+        Size in bytes and sum of the file, see `FileSum`.
+
+    Raises
+    ------
+    OSError
+        When the system refuses; nothing of the file is left then.
+    """
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        file = part.open("wb")
+    except FileNotFoundError:
+        if within is not None and not within.is_dir():
+            raise
+        part.parent.mkdir(parents=True, exist_ok=True)
+        file = part.open("wb")
+    written = FileSum()
+    try:
+        with file:
+            for piece in pieces:
+                file.write(piece)
+                written.add(piece)
+            file.flush()
+            if written.size >= _WORTH_STARTING:
+                _start_writing(file.fileno())
+        part.replace(path)
+    except Exception:
+        part.unlink(missing_ok=True)
+        raise
+    return written.size, written.crc
+
+
+def crc32c(data: bytes | memoryview, value: int = 0) -> int:
+    """Return the crc32c of what `value` is the crc32c of, and `data` behind it."""
+    crc: int = google_crc32c.extend(value, np.frombuffer(data, np.uint8))
+    return crc
+
+
+class FileSum:
+    """Adds up a file piece by piece.
+
+    The sum is the crc32c of two things: of the crc32c of all but the last four bytes, and of these.
+    Chunks end with their own crc32c, and the plain one of what ends so is the same for all: any
+    sound chunk would pass for any other.
+    """
+
+    _HELD_BACK = 4
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._crc = 0
+        self._last = b""
+
+    def add(self, piece: bytes | memoryview) -> None:
+        """Take in the next bytes of the file."""
+        data = memoryview(piece).cast("B")
+        self.size += len(data)
+        if len(data) < self._HELD_BACK:
+            joined = self._last + data
+            self._last, data = joined[-self._HELD_BACK :], memoryview(joined)
+            self._crc = crc32c(data[: -self._HELD_BACK], self._crc)
+        else:
+            self._crc = crc32c(data[: -self._HELD_BACK], crc32c(self._last, self._crc))
+            self._last = bytes(data[-self._HELD_BACK :])
+
+    @property
+    def crc(self) -> int:
+        """The sum of what was taken in so far."""
+        return crc32c(self._crc.to_bytes(4, "little") + self._last)
+
+    @classmethod
+    def of(cls, data: bytes) -> FileSum:
+        """Return the sum of a file of these bytes."""
+        made = cls()
+        made.add(data)
+        return made
+
+
+def size_and_crc(path: Path) -> tuple[int, int]:
+    """Return the size in bytes and the sum of a file, as it can be read now; see `FileSum`."""
+    found = FileSum()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            found.add(piece)
+    return found.size, found.crc
+
+
+def _start_writing(descriptor: int) -> None:
+    """Tell the system to begin writing a file out; where it cannot, nothing is lost."""
+    sync_file_range = _sync_file_range()
+    if sync_file_range is not None:
+        sync_file_range(descriptor, 0, 0, _START_WRITING)
+
+
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    function = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return function
 
 
 def remove_partials(path: Path) -> int:
     """Remove what killed writers left under `path`, and return how many files that were.
 
-    zarr writes a chunk to ``NAME.ID.partial`` and renames it; call this when no writer runs.
+    A chunk is written to ``NAME.ID.partial`` and renamed; call this when no writer runs.
     """
     torn = list(path.rglob("*.partial"))
     for file in torn:
@@ -27,24 +159,30 @@ def sync_tree(path: Path) -> None:
     OSError
         When the system reports that something could not be stored.
     """
-    folder = os.open(path if path.is_dir() else path.parent, os.O_RDONLY)
-    try:
-        if not _sync_filesystem(folder):
-            _sync_files(path)
-    finally:
-        os.close(folder)
+    if not sync_filesystem(path if path.is_dir() else path.parent):
+        _sync_files(path)
     for inner in (path, path.parent):
         sync_path(inner)
 
 
-def _sync_filesystem(folder: int) -> bool:
-    """Flush the file system that holds an open folder; False where the system cannot."""
+def sync_filesystem(folder: Path) -> bool:
+    """Flush the file system that holds a folder; False where the system cannot.
+
+    Raises
+    ------
+    OSError
+        When the system reports that something could not be stored.
+    """
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(folder) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"syncfs: {os.strerror(code)}")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if libc.syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"syncfs: {os.strerror(code)}")
+    finally:
+        os.close(descriptor)
     return True
 
 

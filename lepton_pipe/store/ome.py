@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
@@ -21,7 +22,13 @@ BLOSC_BLOCK = 1 << 20
 """Bytes that Blosc compresses at a time: 1 MiB encodes half as fast again as its own choice."""
 
 
-def create_image(path: Path, name: str, type: ImageType, levels: Sequence[Layout]) -> None:  # noqa: A002
+def create_image(
+    path: Path,
+    name: str,
+    type: ImageType,  # noqa: A002
+    levels: Sequence[Layout],
+    codecs: Mapping[int, Sequence[BytesBytesCodec]] | None = None,
+) -> None:
     """Lay out an OME-Zarr 0.5 image without voxels: a group with the arrays "0", "1", ...
 
     Parameters
@@ -34,6 +41,8 @@ def create_image(path: Path, name: str, type: ImageType, levels: Sequence[Layout
         dtype and kind of the image; ``"labels"`` are marked as such.
     levels
         One layout for each scale level, the finest first; the grids carry their voxel sizes.
+    codecs
+        Codecs of levels whose chunks are copied from an input; the others have our own.
 
     Raises
     ------
@@ -58,7 +67,7 @@ def create_image(path: Path, name: str, type: ImageType, levels: Sequence[Layout
             shards=level.shards,
             dtype=type.dtype,
             fill_value=0,
-            compressors=result_codecs(type.dtype),
+            compressors=(codecs or {}).get(index, result_codecs(type.dtype)),
             dimension_names=level.grid.axes,
         )
 

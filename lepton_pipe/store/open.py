@@ -13,15 +13,16 @@ import numpy as np
 from lepton_pipe.errors import InputError
 from lepton_pipe.store.arrays import open_array, open_npy
 from lepton_pipe.store.axes import Wanted
+from lepton_pipe.store.missing import MARKER
 from lepton_pipe.store.planes import PLANE_SUFFIXES
 from lepton_pipe.store.source import Source
 from lepton_pipe.store.stack import files_of_folder, open_plane, open_stack
 from lepton_pipe.store.tiff import open_tiff
+from lepton_pipe.store.tiff_cut import open_cut
 from lepton_pipe.store.urls import check_url, is_url, local_path
 from lepton_pipe.store.zarr_input import is_zarr, open_zarr
 
-MARKER = "lepton.json"
-"""File that makes a folder the result of a run."""
+__all__ = ["MARKER", "open_source"]
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".lsm", ".ndpi", ".scn", ".qptiff")
 
@@ -33,6 +34,8 @@ def open_source(
     axes: str | Sequence[str] | None = None,
     scale: Any = None,
     unit: Any = None,
+    tolerant: bool = False,
+    sparse: bool = False,
 ) -> Source:
     """Open an image.
 
@@ -51,6 +54,12 @@ def open_source(
         the order t, c, z, y, x, or a mapping such as ``{"z": 2.0}``.
     unit
         Unit of the spatial axes, or a mapping such as ``{"t": "second"}``.
+    tolerant
+        Whether a stack of planes is opened although some of its files cannot be read; reading
+        those raises, then.
+    sparse
+        Whether stored chunks that are missing hold fill values, as zarr takes it; else they are
+        an error.
 
     Raises
     ------
@@ -59,9 +68,9 @@ def open_source(
     UsageError
         When a URL is of a scheme that is not opened.
     """
-    wanted = Wanted(level, axes, scale, unit)
+    wanted = Wanted(level, axes, scale, unit, tolerant=tolerant, sparse=sparse)
     if isinstance(what, Source):
-        return what
+        return what.as_sparse() if sparse else what
     if isinstance(what, str | os.PathLike):
         return _open_address(os.fspath(what), wanted)
     if isinstance(what, np.ndarray) or hasattr(what, "__array__"):
@@ -109,13 +118,23 @@ def _open_path(path: Path, wanted: Wanted) -> Source:
     if suffix == ".npy":
         return open_npy(path, wanted)
     if suffix in TIFF_SUFFIXES:
-        return open_tiff(str(path), wanted)
+        return _open_tiff(path, wanted)
     if suffix in PLANE_SUFFIXES:
         return open_plane(path, wanted)
     raise InputError(
         f"{path}: files of this kind are not understood; give zarr, TIFF, .npy, PNG or JPEG, or "
         "read it yourself and hand over the array"
     )
+
+
+def _open_tiff(path: Path, wanted: Wanted) -> Source:
+    try:
+        return open_tiff(str(path), wanted)
+    except InputError:
+        found = open_cut(str(path), wanted) if wanted.tolerant else None
+        if found is None:
+            raise
+        return found
 
 
 def _open_folder(path: Path, wanted: Wanted) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
-from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
+from lepton_pipe.device import load
 from lepton_pipe.errors import DamagedError, InputError
+from lepton_pipe.store.tiff_guard import check_possible, guard_jpeg
+from lepton_pipe.store.tiff_plane import plain_page, plain_pixels
 
 TIFF_PLANES = (".tif", ".tiff")
 PNG_PLANES = (".png",)
@@ -23,6 +24,8 @@ PLANE_SUFFIXES = (*TIFF_PLANES, *PNG_PLANES, *JPEG_PLANES)
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+# Bytes of pixels that a byte of a file can stand for.
+_MOST_IN_PNG, _MOST_IN_JPEG = 1040, 4096
 _JPEG_CHANNELS = {"L": 1, "RGB": 3}
 
 
@@ -49,14 +52,26 @@ def read_header(path: Path) -> PlaneHeader:
     try:
         if suffix in TIFF_PLANES:
             return _tiff_header(path)
-        return _png_header(path) if suffix in PNG_PLANES else _jpeg_header(path)
-    except InputError:
+        header = _png_header(path) if suffix in PNG_PLANES else _jpeg_header(path)
+        return _possible(path, header, _MOST_IN_PNG if suffix in PNG_PLANES else _MOST_IN_JPEG)
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError, struct.error, tifffile.TiffFileError) as error:
+    except Exception as error:
         kind = "TIFF" if suffix in TIFF_PLANES else suffix.lstrip(".").upper()
         raise InputError(
             f"{path}: cannot be read as {kind} ({error}); is it complete, and is it an image?"
         ) from error
+
+
+def _possible(path: Path, header: PlaneHeader, most: int) -> PlaneHeader:
+    """Return `header`, unless the file is too small for it: no memory is taken for what is not."""
+    claimed, size = math.prod(header.shape) * header.dtype.itemsize, path.stat().st_size
+    if claimed > most * size:
+        raise InputError(
+            f"{path}: claims to be {header}, {claimed} bytes, which cannot be in a file of {size}; "
+            "it is damaged: copy it again from its origin"
+        )
+    return header
 
 
 def decode(path: Path) -> NDArray[Any]:
@@ -92,10 +107,11 @@ def _png_header(path: Path) -> PlaneHeader:
 
 
 def _jpeg_header(path: Path) -> PlaneHeader:
+    pillow = load("PIL.Image")
     try:
-        with Pillow.open(path, formats=("JPEG",)) as image:
+        with pillow.open(path, formats=("JPEG",)) as image:
             mode, (width, height) = image.mode, image.size
-    except UnidentifiedImageError as error:
+    except pillow.UnidentifiedImageError as error:
         raise ValueError("not a JPEG file") from error
     if mode not in _JPEG_CHANNELS:
         raise InputError(f"{path}: JPEG of colour mode {mode} is not understood; save it as RGB")
@@ -103,7 +119,12 @@ def _jpeg_header(path: Path) -> PlaneHeader:
 
 
 def _tiff_header(path: Path) -> PlaneHeader:
-    with tifffile.TiffFile(path) as tiff:
+    plain = plain_page(path)
+    if plain is not None:
+        return PlaneHeader(plain.shape, plain.dtype.newbyteorder("="))
+    with load("tifffile").TiffFile(path) as tiff:
+        if not len(tiff.pages):
+            raise ValueError("it has no page")
         page = tiff.pages.first
         if len(tiff.pages) > 1 or page.imagedepth > 1:
             raise InputError(
@@ -116,8 +137,9 @@ def _tiff_header(path: Path) -> PlaneHeader:
 def _page_header(path: Path, page: Any, size: int) -> PlaneHeader:
     if page.dtype is None:
         raise InputError(f"{path}: the TIFF's pixel type is not understood; convert it first")
+    check_possible(page, str(path), 0)
     ends = zip(page.dataoffsets, page.databytecounts, strict=False)
-    if any(offset + count > size for offset, count in ends):
+    if not page.dataoffsets or any(offset + count > size for offset, count in ends):
         raise InputError(f"{path}: is cut off: its pixels reach beyond the end of the file")
     axes, shape = page.axes, page.shape
     if axes not in {"YX", "YXS", "SYX"}:
@@ -128,7 +150,11 @@ def _page_header(path: Path, page: Any, size: int) -> PlaneHeader:
 
 
 def _tiff_pixels(path: Path) -> NDArray[Any]:
-    with tifffile.TiffFile(path) as tiff:
+    plain = plain_pixels(path)
+    if plain is not None:
+        return plain
+    with load("tifffile").TiffFile(path) as tiff:
         page = tiff.pages.first
+        guard_jpeg(page)
         pixels: NDArray[Any] = page.asarray(maxworkers=1)
         return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels

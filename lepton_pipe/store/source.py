@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 from lepton_pipe.errors import DamagedError, LeptonError, RunError
 from lepton_pipe.geometry import Region
 from lepton_pipe.spec import ImageType
+from lepton_pipe.store import stamps
+from lepton_pipe.store.urls import is_url
 
 T = TypeVar("T")
 
@@ -34,11 +38,31 @@ class Source(ABC):
         Grid (axes in the order t, c, z, y, x), dtype (native byte order) and kind.
     chunks
         Shape of the unit in which the data is stored, in the same order; for planning.
+    opened
+        How `lepton_pipe.open_image` was asked for it: ``at`` and further arguments.
     """
 
     uri: str
     type: ImageType
     chunks: tuple[int, ...]
+    opened: Mapping[str, Any] | None = field(default=None, kw_only=True, compare=False, repr=False)
+
+    def remembering(self, what: Any, how: Mapping[str, Any]) -> Self:
+        """Return the image with a note of how it was opened, if it was by a path or URL.
+
+        Parameters
+        ----------
+        what
+            What it was opened from.
+        how
+            The other arguments of `lepton_pipe.store.open_source`.
+        """
+        if not isinstance(what, str | os.PathLike):
+            return self
+        address = os.fspath(what)
+        at = address if is_url(address) else str(Path(address).expanduser().absolute())
+        given = {n: v for n, v in how.items() if v not in (None, False)}
+        return replace(self, opened={"at": at, **given})
 
     @abstractmethod
     def _read(self, region: Region) -> NDArray[Any]:
@@ -62,8 +86,20 @@ class Source(ABC):
         """
         if not self.type.grid.region.contains(region):
             raise ValueError(f"region {region} reaches outside {self.uri}: {self.type.grid.shape}")
-        try:
+        with self.reading(region):
             array = self._read(region)
+        if array.shape != region.shape:
+            raise DamagedError(
+                f"{self.uri}: region {region} gave an array of shape {array.shape}; "
+                "the input changed while it was read, or is damaged"
+            )
+        return np.ascontiguousarray(array, dtype=self.type.dtype)
+
+    @contextmanager
+    def reading(self, region: Region) -> Iterator[None]:
+        """Raise what goes wrong while `region` is read as an error of ours that names it."""
+        try:
+            yield
         except (LeptonError, MemoryError):
             raise
         except OSError as error:
@@ -73,12 +109,45 @@ class Source(ABC):
                 f"{self.uri}: region {region} cannot be decoded ({error}); the stored data is "
                 "damaged: restore the file or make it again"
             ) from error
-        if array.shape != region.shape:
-            raise DamagedError(
-                f"{self.uri}: region {region} gave an array of shape {array.shape}; "
-                "the input changed while it was read, or is damaged"
-            )
-        return np.ascontiguousarray(array, dtype=self.type.dtype)
+
+    @property
+    def stamp_unit(self) -> tuple[int, ...]:
+        """Shape of the parts of the grid that have a stamp each: what is stored as one file."""
+        return self.type.grid.shape
+
+    def form_stamp(self) -> bytes:
+        """Return what changes when the same files would be understood as other voxels."""
+        return stamps.digest([type(self).__name__, self.uri, self.type.dtype.str, *self._form()])
+
+    def _form(self) -> tuple[Any, ...]:
+        """Return plain data on how files become voxels: axes, codecs."""
+        return ()
+
+    def unit_stamps(self, units: Sequence[tuple[int, ...]]) -> list[bytes]:
+        """Return the stamps of some units, see `lepton_pipe.store.stamps`.
+
+        Parameters
+        ----------
+        units
+            Their positions in the grid, counted in units.
+
+        Returns
+        -------
+        list
+            `STAMP_BYTES` for each. What cannot be told to be unchanged has another every time.
+        """
+        return [stamps.never() for _ in units]
+
+    def file_of(self, region: Region) -> str:  # noqa: ARG002
+        """Return the file, or the address, that holds the first voxel of a region."""
+        return self.uri
+
+    def as_sparse(self) -> Source:
+        """Return the source with stored parts that are missing taken for fill values."""
+        return self
+
+    def refuse_incomplete(self) -> None:  # noqa: B027  (most formats know when they are opened)
+        """Raise `InputError` when it can be told without reading that a stored part is missing."""
 
     def stored_bytes(self) -> int | None:
         """Return the bytes that the data takes up where it is stored; None where unknown."""
@@ -87,6 +156,15 @@ class Source(ABC):
     def paths(self) -> tuple[Path, ...]:
         """Return the files or folders on this machine that hold the data, as absolute paths."""
         return ()
+
+
+def file_stamp(path: str | Path) -> tuple[int, ...]:
+    """Return what tells one version of a file from the next: size, time, inode; empty if none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  (asked for every chunk; a Path takes longer)
+    except OSError:
+        return ()
+    return (status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 class HandleCache:

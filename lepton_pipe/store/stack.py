@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,16 @@ from lepton_pipe.errors import DamagedError, InputError
 from lepton_pipe.geometry import CANONICAL_AXES, Grid, Region, check_axes
 from lepton_pipe.spec import ImageType
 from lepton_pipe.store.axes import Wanted, override
+from lepton_pipe.store.chunked import ChunkedSource, Index
 from lepton_pipe.store.planes import PLANE_SUFFIXES, PlaneHeader, decode, read_header
-from lepton_pipe.store.source import Source
+from lepton_pipe.store.source import Source, file_stamp
+from lepton_pipe.store.stamps import digest, file_version
 
 _HEADER_THREADS = 8
 
 
 @dataclass(frozen=True)
-class StackSource(Source):
+class StackSource(ChunkedSource):
     """Planes stacked along one axis; each file is a chunk.
 
     Attributes
@@ -38,27 +42,32 @@ class StackSource(Source):
         Shape and dtype of each plane.
     axis
         Position of the stacking axis in the grid; None for a single plane.
+    broken
+        What is wrong with files that cannot be planes of the stack, by their number.
     """
 
     folder: str
     names: tuple[str, ...]
     header: PlaneHeader
     axis: int | None
+    broken: Mapping[int, str] = field(default_factory=dict)
 
-    def _read(self, region: Region) -> NDArray[Any]:
-        out = np.empty(region.shape, self.type.dtype)
-        if self.axis is None:
-            out[...] = self._plane(0, region)
-            return out
-        start, stop = region.start[self.axis], region.stop[self.axis]
-        rows = np.moveaxis(out, self.axis, 0)
-        for row, index in zip(rows, range(start, stop), strict=True):
-            row[...] = self._plane(index, region)
-        return out
+    def _chunk(self, index: Index) -> NDArray[Any]:
+        plane = self._plane(self._number(index))
+        return plane if self.axis is None else np.expand_dims(plane, self.axis)
 
-    def _plane(self, index: int, region: Region) -> NDArray[Any]:
-        """Return the part of one plane that `region` covers, without the stacking axis."""
+    def _stamp(self, index: Index) -> Hashable:
+        name = self.names[self._number(index)]
+        return name, file_stamp(Path(self.folder, name))
+
+    def _number(self, index: Index) -> int:
+        return 0 if self.axis is None else index[self.axis]
+
+    def _plane(self, index: int) -> NDArray[Any]:
+        """Return one plane, without the stacking axis."""
         path = Path(self.folder, self.names[index])
+        if index in self.broken:
+            raise DamagedError(self.broken[index])
         try:
             pixels = decode(path)
         except (DamagedError, OSError, MemoryError):
@@ -72,18 +81,33 @@ class StackSource(Source):
                 f"{path}: is {pixels.dtype} of {pixels.shape} now, but was {self.header} when the "
                 "stack was opened; do not change inputs during a run"
             )
-        if pixels.ndim == 3:
-            pixels = np.moveaxis(pixels, -1, 0)
-        parts = [s for i, s in enumerate(region.slices) if i != self.axis]
-        return pixels[tuple(parts)]
+        return np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels
+
+    @property
+    def stamp_unit(self) -> tuple[int, ...]:
+        """Shape of a plane."""
+        return self.chunks
+
+    def _form(self) -> tuple[Any, ...]:
+        return (self.axis, str(self.header))
+
+    def unit_stamps(self, units: Sequence[Index]) -> list[bytes]:
+        """Return name, size and time of the file of each plane."""
+        names = [self.names[self._number(unit)] for unit in units]
+        versions = [file_version(f"{self.folder}/{name}") for name in names]
+        return [digest([n, v.hex()]) for n, v in zip(names, versions, strict=True)]
+
+    def file_of(self, region: Region) -> str:
+        """Return the file of the first plane of a region."""
+        return str(Path(self.folder, self.names[self._number(region.start)]))
 
     def identity(self) -> dict[str, Any]:
         """Return number, size and a digest of names, sizes and times of the files."""
         total, marks = 0, hashlib.blake2b(digest_size=16)
         for name in self.names:
-            status = Path(self.folder, name).stat()
-            total += status.st_size
-            marks.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            size, changed, *_ = file_stamp(Path(self.folder, name)) or (0, 0)
+            total += size
+            marks.update(f"{name}\0{size}\0{changed}\n".encode())
         return {
             "uri": self.uri,
             "format": "stack",
@@ -96,7 +120,7 @@ class StackSource(Source):
 
     def stored_bytes(self) -> int | None:
         """Return the bytes of all files."""
-        return sum(Path(self.folder, name).stat().st_size for name in self.names)
+        return sum((file_stamp(Path(self.folder, n)) or (0,))[0] for n in self.names)
 
     def paths(self) -> tuple[Path, ...]:
         """Return the folder where the stack is a whole folder, else each file."""
@@ -161,7 +185,7 @@ def open_stack(uri: str, files: Sequence[Path], wanted: Wanted) -> Source:
 def _open(uri: str, files: Sequence[Path], wanted: Wanted, *, single: bool) -> Source:
     if wanted.level not in {None, 0}:
         raise InputError(f"{uri}: planes have no scale level {wanted.level}, only level 0")
-    header = _common_header(files)
+    header, broken = _common_header(files, tolerant=wanted.tolerant)
     axes, axis = _axes(uri, header, wanted, single=single)
     plane = header.shape if len(header.shape) == 2 else (header.shape[2], *header.shape[:2])
     shape = list(plane)
@@ -172,20 +196,60 @@ def _open(uri: str, files: Sequence[Path], wanted: Wanted, *, single: bool) -> S
     kind = ImageType(override(Grid.of(shape, axes), wanted), header.dtype)
     folder = Path(os.path.commonpath([p.parent for p in files]))
     names = tuple(str(p.relative_to(folder)) for p in files)
-    return StackSource(uri, kind, tuple(chunks), str(folder), names, header, axis)
+    return StackSource(uri, kind, tuple(chunks), str(folder), names, header, axis, broken)
 
 
-def _common_header(files: Sequence[Path]) -> PlaneHeader:
+def _common_header(
+    files: Sequence[Path], *, tolerant: bool
+) -> tuple[PlaneHeader, Mapping[int, str]]:
+    """Return what all planes are like, and what is wrong with files that are not.
+
+    With `tolerant`, most files say what planes are like; else the first does, and another one is
+    refused.
+    """
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        headers = pool.map(read_header, files)
+        headers = pool.map(partial(_header, tolerant=tolerant), files)
         first = next(headers)
-        for path, header in zip(files[1:], headers, strict=True):
-            if header != first:
-                raise InputError(
-                    f"{path}: is {header}, but {files[0].name} is {first}; all planes of a stack "
-                    "must be alike: leave it out by a narrower pattern, or convert it"
-                )
-    return first
+        if not tolerant:
+            for path, header in zip(files[1:], headers, strict=True):
+                if header != first:
+                    raise InputError(_unlike(path, header, f"{files[0].name} is {first}"))
+            assert isinstance(first, PlaneHeader)
+            return first, {}
+        return _most_common(files, [first, *headers])
+
+
+def _header(path: Path, *, tolerant: bool) -> PlaneHeader | InputError:
+    try:
+        return read_header(path)
+    except InputError as error:
+        if not tolerant:
+            raise
+        return error
+
+
+def _most_common(
+    files: Sequence[Path], headers: Sequence[PlaneHeader | InputError]
+) -> tuple[PlaneHeader, Mapping[int, str]]:
+    counted = Counter(h for h in headers if isinstance(h, PlaneHeader))
+    if not counted:
+        assert isinstance(headers[0], InputError)
+        raise headers[0]
+    ((usual, _),) = counted.most_common(1)
+    broken = {}
+    for i, (path, header) in enumerate(zip(files, headers, strict=True)):
+        if isinstance(header, InputError):
+            broken[i] = str(header)
+        elif header != usual:
+            broken[i] = _unlike(path, header, f"most planes of the stack are {usual}")
+    return usual, broken
+
+
+def _unlike(path: Path, header: object, others: str) -> str:
+    return (
+        f"{path}: is {header}, but {others}; all planes of a stack must be alike: leave it out by "
+        "a narrower pattern, or convert it"
+    )
 
 
 def _axes(

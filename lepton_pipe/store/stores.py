@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import zarr
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.api import asynchronous as zarr_async
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from lepton_pipe.errors import DamagedError
-from lepton_pipe.store.loop import run
+from lepton_pipe.errors import DamagedError, InputError, LeptonError, RunError
 from lepton_pipe.store.urls import check_url, is_url
 
 AsyncArray = zarr.AsyncArray[Any]
@@ -22,9 +21,30 @@ METADATA_KEYS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 """Files that make a folder a zarr array or group."""
 
 
+_LONGEST_METADATA = 64 << 20
+"""Bytes; those of a plate with ten thousand images, consolidated, are a tenth of it."""
+
+
 def _is_chunk(key: str) -> bool:
-    """Tell the keys of chunks from those of metadata, for an array at the root of its store."""
-    return key not in METADATA_KEYS
+    """Tell the keys of chunks from those of metadata, of which hidden files are."""
+    return key not in METADATA_KEYS and not key.startswith(".")
+
+
+def refuse_gone(root: Path) -> None:
+    """Raise `DamagedError` when the array at `root` is not there any more."""
+    if not any((root / name).exists() for name in METADATA_KEYS):
+        raise DamagedError(
+            f"{root}: the array is gone (deleted, moved or unmounted) while it is "
+            "read; bring it back and run again"
+        )
+
+
+def refuse_empty(root: Path, key: str) -> NoReturn:
+    """Raise `DamagedError` for a chunk that is an empty file."""
+    raise DamagedError(
+        f"{root}: chunk {key} is an empty file, as after a power cut; restore "
+        "it, or make the array again"
+    )
 
 
 class CheckedStore(WrapperStore[LocalStore]):
@@ -41,35 +61,36 @@ class CheckedStore(WrapperStore[LocalStore]):
         value = await self._store.get(key, prototype, byte_range)
         if not _is_chunk(key):
             return value
-        if value is None and not any((self._store.root / m).exists() for m in METADATA_KEYS):
-            raise DamagedError(
-                f"{self._store.root}: the array is gone (deleted, moved or unmounted) while it is "
-                "read; bring it back and run again"
-            )
-        if value is not None and len(value) == 0:
-            raise DamagedError(
-                f"{self._store.root}: chunk {key} is an empty file, as after a power cut; restore "
-                "it, or make the array again"
-            )
+        if value is None:
+            refuse_gone(self._store.root)
+        elif len(value) == 0:
+            refuse_empty(self._store.root, key)
         return value
 
 
-class StrictStore(CheckedStore):
-    """A store in which a chunk that is not there is damage, not a chunk of fill values.
+class WholeStore(WrapperStore[Store]):
+    """A store in which a chunk that is not there is not a chunk of fill values.
 
-    For arrays of our own, in which every chunk was written.
+    Parameters
+    ----------
+    refuse
+        Called with the key of a chunk that is not there; raises.
     """
+
+    def __init__(self, store: Store, refuse: Callable[[str], NoReturn]) -> None:
+        super().__init__(store)
+        self._refuse = refuse
+
+    def _with_store(self, store: Store) -> Self:
+        return type(self)(store, self._refuse)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Return the bytes under `key`; raise `DamagedError` when a chunk is missing."""
-        value = await super().get(key, prototype, byte_range)
+        """Return the bytes under `key`; raise what `refuse` raises when a chunk is missing."""
+        value = await self._store.get(key, prototype, byte_range)
         if value is None and _is_chunk(key):
-            raise DamagedError(
-                f"{self._store.root}: chunk {key} is missing, though it was written; the store "
-                "was changed or the disk lost it: run again to make it anew"
-            )
+            self._refuse(key)
         return value
 
 
@@ -98,9 +119,23 @@ class RangeStore(WrapperStore[FsspecStore]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Return the bytes that were asked for."""
-        value = await self._store.get(key, prototype, byte_range)
+        """Return the bytes that were asked for; None where the server says that there are none.
+
+        Raises
+        ------
+        RunError
+            When it answers with an error, or not at all: whether there is a chunk is not known.
+        """
+        try:
+            value = await self._store.get(key, prototype, byte_range)
+        except LeptonError:
+            raise
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise RunError(f"{self._store.path}/{key}: cannot be fetched ({reason})") from error
         if value is None:
+            if _is_chunk(key):
+                await self._refuse_gone(prototype)
             return None
         if isinstance(byte_range, RangeByteRequest):
             whole = len(value) > byte_range.end - byte_range.start
@@ -109,48 +144,41 @@ class RangeStore(WrapperStore[FsspecStore]):
             return value[-byte_range.suffix :]
         return value
 
+    async def _refuse_gone(self, prototype: BufferPrototype) -> None:
+        """Raise `DamagedError` when the array is not there any more: then nothing is known."""
+        for name in ("zarr.json", ".zarray"):
+            if await self._store.get(name, prototype) is not None:
+                return
+        raise DamagedError(
+            f"{self._store.path}: the array is gone (deleted or moved) while it is read; bring it "
+            "back and run again"
+        )
+
+
+class _LocalStore(LocalStore):
+    """Files of this machine, among which metadata of absurd size is refused."""
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Return the bytes under `key`; raise `InputError` for metadata that is too long."""
+        if not _is_chunk(key.rpartition("/")[2]):
+            path = self.root / key
+            size = path.stat().st_size if path.is_file() else 0
+            if size > _LONGEST_METADATA:
+                raise InputError(
+                    f"{path}: metadata of {size} bytes is more than any image needs (at most "
+                    f"{_LONGEST_METADATA} are read); is this the metadata of an image?"
+                )
+        return await super().get(key, prototype, byte_range)
+
 
 def store_at(uri: str) -> Store:
     """Return a read-only zarr store rooted at a path or URL."""
     if is_url(uri):
         check_url(uri)
         return RangeStore(FsspecStore.from_url(uri, read_only=True))
-    return LocalStore(Path(uri), read_only=True)
-
-
-class ArrayHandle:
-    """An open zarr array, read from the calling thread where the store allows it."""
-
-    def __init__(self, uri: str, *, strict: bool = False) -> None:
-        store = store_at(uri)
-        if isinstance(store, LocalStore):
-            self._local = True
-            wrapped: Store = StrictStore(store) if strict else CheckedStore(store)
-            self.array: AsyncArray = run(zarr_async.open_array(store=wrapped, mode="r"))
-        else:
-            self._local = False
-            self._remote = zarr.open_array(store=store, mode="r")
-
-    def read(self, selection: tuple[slice, ...]) -> Any:
-        """Return the voxels of `selection`, in the array's own axis order."""
-        if self._local:
-            return run(self.array.getitem(selection))
-        return self._remote[selection]
-
-
-class WriteHandle:
-    """An open zarr array that is written in whole chunks from the calling thread."""
-
-    def __init__(self, path: Path) -> None:
-        store = WriteOnceStore(LocalStore(path))
-        opened: AsyncArray = run(zarr_async.open_array(store=store, mode="r+"))
-        # The setting cannot be given when an existing array is opened.
-        self.array: AsyncArray = zarr.AsyncArray(
-            metadata=opened.metadata,
-            store_path=opened.store_path,
-            config={"write_empty_chunks": True},
-        )
-
-    def write(self, selection: tuple[slice, ...], values: Any) -> None:
-        """Write the chunks that `selection` covers."""
-        run(self.array.setitem(selection, values))
+    return _LocalStore(Path(uri), read_only=True)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from lepton_pipe.errors import InputError, RunError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import Wanted
 from lepton_pipe.store.durable import remove_partials, sync_path, sync_tree
-from lepton_pipe.store.source import HandleCache, Source
-from lepton_pipe.store.stores import WriteHandle
+from lepton_pipe.store.source import HandleCache, Source, file_stamp
+from lepton_pipe.store.writers import Writer, Written, open_writer
 from lepton_pipe.store.zarr_input import open_zarr
-from lepton_pipe.store.zarr_source import file_stamp
 
 __all__ = ["ArrayTarget", "remove_partials", "sync_path", "sync_tree"]
 
@@ -43,7 +43,7 @@ class ArrayTarget:
         """The array's folder."""
         return self.path if self.level is None else self.path / str(self.level)
 
-    def write(self, region: Region, array: NDArray[Any]) -> None:
+    def write(self, region: Region, array: NDArray[Any]) -> list[Written]:
         """Write the whole chunks (or shards) that `region` covers.
 
         Chunks are written even when they hold fill values alone, each by a rename, so that a chunk
@@ -56,28 +56,36 @@ class ArrayTarget:
         RunError
             When the system refuses the write, such as a full disk.
         """
+        writer = self.opened()
+        with self.writing(region, writer):
+            if array.shape != region.shape or array.dtype != writer.dtype:
+                raise ValueError(
+                    f"{self.array_path}: region {region} takes {writer.dtype} of {region.shape}, "
+                    f"not {array.dtype} of {array.shape}; nothing was written"
+                )
+            return writer.write(region, array)
+
+    def opened(self) -> Writer:
+        """Return the open array; raise `RunError` when it is not there."""
         path = self.array_path
         stamp = file_stamp(path / "zarr.json")
         if not stamp:
             raise RunError(f"{path}: was not laid out, or is gone; nothing was written")
-        handle = _writers.get((path, stamp), lambda: WriteHandle(path))
-        target = handle.array
-        unit = target.shards or target.chunks
-        _check_aligned(region, unit, target.shape, path)
-        if array.shape != region.shape or array.dtype != target.dtype:
-            raise ValueError(
-                f"{path}: region {region} takes {target.dtype} of {region.shape}, not "
-                f"{array.dtype} of {array.shape}; nothing was written"
-            )
-        try:
-            handle.write(region.slices, np.ascontiguousarray(array))
-        except OSError as error:
-            raise RunError(f"{path}: cannot write region {region}: {error}") from error
+        return _writers.get((path, stamp), lambda: open_writer(path))
 
-    def source(self, *, strict: bool = True) -> Source:
-        """Return the array as a source; with `strict`, a missing chunk raises `DamagedError`."""
+    @contextmanager
+    def writing(self, region: Region, writer: Writer) -> Iterator[None]:
+        """Refuse a region that cuts a unit; raise what the system refuses as `RunError`."""
+        _check_aligned(region, writer.unit, writer.shape, self.array_path)
         try:
-            return open_zarr(str(self.array_path.absolute()), Wanted(), strict=strict)
+            yield
+        except OSError as error:
+            raise RunError(f"{self.array_path}: cannot write region {region}: {error}") from error
+
+    def source(self) -> Source:
+        """Return the array as a source, in which a missing chunk raises `DamagedError`."""
+        try:
+            return open_zarr(str(self.array_path.absolute()), Wanted(), ours=True)
         except InputError as error:
             raise RunError(f"{self.array_path}: cannot be read back ({error})") from error
 

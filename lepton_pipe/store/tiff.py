@@ -6,23 +6,27 @@ import html
 import logging
 import re
 import weakref
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tifffile
+import numpy as np
 from numpy.typing import NDArray
 from zarr.api import asynchronous as zarr_async
+from zarr.core.buffer import default_buffer_prototype
 
+from lepton_pipe.device import load
 from lepton_pipe.errors import InputError, LeptonError
-from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import AxisMap, Found, Wanted, resolve
+from lepton_pipe.store.chunked import ChunkedSource, Index
 from lepton_pipe.store.loop import run
-from lepton_pipe.store.source import Source, handles
+from lepton_pipe.store.source import Source, file_stamp, handles
+from lepton_pipe.store.stamps import digest, known_version, remote_version
 from lepton_pipe.store.stores import AsyncArray
 from lepton_pipe.store.tiff_check import check_whole, ome_pixels
+from lepton_pipe.store.tiff_guard import check_description, guard_jpeg
 from lepton_pipe.store.urls import filesystem, is_url
-from lepton_pipe.store.zarr_source import file_stamp
 
 # What tifffile logs about a broken file is said by our own errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -45,8 +49,9 @@ class TiffHandle:
 
     def __init__(self, uri: str, level: int) -> None:
         self.file = filesystem(uri)[0].open(filesystem(uri)[1]) if is_url(uri) else None
-        self.tiff = tifffile.TiffFile(self.file or uri)
+        self.tiff = load("tifffile").TiffFile(self.file or uri)
         weakref.finalize(self, _close, self.tiff, self.file)
+        self.companions = check_description(self.tiff, uri)
         series = self.tiff.series[0]
         levels = len(series.levels)
         if not 0 <= level < levels:
@@ -54,8 +59,21 @@ class TiffHandle:
                 f"{uri}: there is no scale level {level}; levels are 0 to {levels - 1}"
             )
         self.series = series.levels[level]
-        store = series.aszarr(level=level, chunkmode=self._chunk_mode(), maxworkers=1)
-        self.array: AsyncArray = run(zarr_async.open_array(store=store, mode="r"))
+        guard_jpeg(self.series.keyframe)
+        self._store = series.aszarr(level=level, chunkmode=self._chunk_mode(), maxworkers=1)
+        self.array: AsyncArray = run(zarr_async.open_array(store=self._store, mode="r"))
+
+    def chunk(self, index: Index) -> NDArray[Any]:
+        """Return one strip, tile or page, in the file's own axes; whole, also at the far edges."""
+        metadata: Any = self.array.metadata
+        key = metadata.encode_chunk_key(index)
+        value = run(self._store.get(key, default_buffer_prototype()))
+        dtype = np.dtype(self.array.dtype)
+        if value is None:
+            fill = metadata.fill_value
+            return np.broadcast_to(np.asarray(0 if fill is None else fill, dtype), metadata.chunks)
+        pixels: NDArray[Any] = value.as_numpy_array()
+        return pixels.view(dtype).reshape(metadata.chunks)
 
     def _chunk_mode(self) -> str:
         page = self.series.keyframe
@@ -70,18 +88,32 @@ def _close(tiff: Any, file: Any) -> None:
 
 
 @dataclass(frozen=True)
-class TiffSource(Source):
+class TiffSource(ChunkedSource):
     """One level of the first series of a TIFF file, on this machine or remote."""
 
     axis_map: AxisMap
     level: int
     stamp: tuple[int, ...]
+    companions: tuple[Path, ...] = ()
 
-    def _read(self, region: Region) -> NDArray[Any]:
+    def _chunk(self, index: Index) -> NDArray[Any]:
         key = (self.uri, self.level, self.stamp)
         handle = handles.get(key, lambda: TiffHandle(self.uri, self.level))
-        part: Any = run(handle.array.getitem(self.axis_map.selection(region)))
-        return self.axis_map.canonical(part)
+        return self.axis_map.canonical_chunk(handle.chunk(self.axis_map.position(index)))
+
+    def _stamp(self, index: Index) -> Hashable:  # noqa: ARG002  (one file for all)
+        return self.level, self.stamp
+
+    def _form(self) -> tuple[Any, ...]:
+        return (self.level, self.axis_map.order)
+
+    def unit_stamps(self, units: Sequence[Index]) -> list[bytes]:
+        """Return size and time of the file when it was opened; what a server tells of it now."""
+        if is_url(self.uri):
+            known = remote_version(self.uri)
+        else:
+            known = digest(self.stamp) if self.companions else known_version(self.stamp)
+        return [known] * len(units)
 
     def identity(self) -> dict[str, Any]:
         """Return size and time of the file (size alone of a remote one)."""
@@ -94,20 +126,20 @@ class TiffSource(Source):
             "bytes": self.stored_bytes(),
         }
         if not is_url(self.uri):
-            facts["mtime_ns"] = Path(self.uri).stat().st_mtime_ns
+            facts["mtime_ns"] = max(path.stat().st_mtime_ns for path in self.paths())
         return facts
 
     def stored_bytes(self) -> int | None:
-        """Return the size of the file."""
+        """Return the size of the file, and of those that the image is in besides."""
         if not is_url(self.uri):
-            return Path(self.uri).stat().st_size
+            return sum(path.stat().st_size for path in self.paths())
         files, path = filesystem(self.uri)
         size = files.size(path)
         return None if size is None else int(size)
 
     def paths(self) -> tuple[Path, ...]:
-        """Return the file."""
-        return () if is_url(self.uri) else (Path(self.uri),)
+        """Return the file, and those that the image is in besides."""
+        return () if is_url(self.uri) else (Path(self.uri), *self.companions)
 
 
 def open_tiff(uri: str, wanted: Wanted) -> Source:
@@ -121,7 +153,7 @@ def open_tiff(uri: str, wanted: Wanted) -> Source:
     level = wanted.level or 0
     try:
         handle = TiffHandle(uri, level)
-        check_whole(handle.tiff, handle.tiff.series[0], uri)
+        check_whole(handle.tiff, handle.tiff.series[0], uri, sparse=wanted.sparse)
         found = _describe(uri, handle)
     except LeptonError:
         raise
@@ -132,9 +164,9 @@ def open_tiff(uri: str, wanted: Wanted) -> Source:
             f"{uri}: cannot be read as TIFF ({error}); is it complete, and is it an image?"
         ) from error
     image_type, axis_map = resolve(found, wanted)
-    stamp = () if is_url(uri) else file_stamp(Path(uri))
-    chunks = axis_map.pick(handle.array.chunks)
-    return TiffSource(uri, image_type, chunks, axis_map, level, stamp)
+    chunks, beside = axis_map.pick(handle.array.chunks), handle.companions
+    stamps = () if is_url(uri) else tuple(map(file_stamp, (Path(uri), *beside)))
+    return TiffSource(uri, image_type, chunks, axis_map, level, sum(stamps, ()), beside)
 
 
 def _describe(uri: str, handle: TiffHandle) -> Found:
@@ -145,9 +177,9 @@ def _describe(uri: str, handle: TiffHandle) -> Found:
             f"{uri}: holds {len(tiff.series)} images ({shapes}), such as positions or scenes, and "
             "which one is meant cannot be told; save each in a file of its own"
         )
-    axes = _letters(series.axes)
+    axes = axis_letters(series.axes)
     base = tiff.series[0]
-    sizes = _voxel_sizes(tiff)
+    sizes = voxel_sizes(tiff)
     names = dict(zip(series.axes, axes, strict=True))
     scale, unit, shift = [], [], []
     for axis, n in zip(series.axes, series.shape, strict=True):
@@ -168,7 +200,7 @@ def _factor(full: int, reduced: int) -> float:
     return float(whole) if -(-full // whole) == reduced or full // whole == reduced else ratio
 
 
-def _letters(axes: str) -> tuple[str, ...]:
+def axis_letters(axes: str) -> tuple[str, ...]:
     """Return canonical letters for tifffile's axis codes, the others in lower case.
 
     Samples (S) are channels; pages of unknown meaning (Q, I) are z, or t where z is taken.
@@ -181,7 +213,7 @@ def _letters(axes: str) -> tuple[str, ...]:
     return tuple(letters)
 
 
-def _voxel_sizes(tiff: Any) -> dict[str, tuple[float, str | None]]:
+def voxel_sizes(tiff: Any) -> dict[str, tuple[float, str | None]]:
     """Return voxel size and unit by axis, as far as the file tells."""
     if tiff.is_ome:
         return _ome_sizes(tiff.ome_metadata)

@@ -8,17 +8,27 @@ from __future__ import annotations
 import math
 import re
 import struct
-from typing import Any
+from typing import Any, NoReturn
 
 from lepton_pipe.errors import InputError
+from lepton_pipe.store.tiff_guard import check_possible
+
+_DESCRIPTION = 270
 
 
-def check_whole(tiff: Any, series: Any, where: str) -> None:
-    """Raise `InputError` when pages, or pixels of a page, are missing at the end of the file."""
+def check_whole(tiff: Any, series: Any, where: str, *, sparse: bool = False) -> None:
+    """Raise `InputError` when pages, or pixels of a page, are missing.
+
+    Parameters
+    ----------
+    sparse
+        Whether strips and tiles may be left out: those that the file says it does not store.
+    """
     if not tiff.is_ndpi:
         _check_chain(tiff, where)
+        _check_description(tiff, where)
     for level in series.levels:
-        _check_pixels(level, where, tiff.filehandle.size)
+        _check_pixels(level, where, tiff.filehandle.size, sparse=sparse)
     expected = _expected_planes(tiff)
     have = math.prod(n for a, n in zip(series.axes, series.shape, strict=True) if a in "TCZIQ")
     if expected is not None and have < expected:
@@ -53,18 +63,48 @@ def _check_chain(tiff: Any, where: str) -> None:
         offset = number(offset + count_size + entries * entry, offset_format, offset_size)
 
 
-def _check_pixels(level: Any, where: str, size: int) -> None:
+def _check_description(tiff: Any, where: str) -> None:
+    """Refuse a file whose first page has a description that is not there: OME stands at the end.
+
+    tifffile leaves out what it cannot read of a page, and takes the file for one without.
+    """
+    file, page, wide = tiff.filehandle, tiff.pages.first, tiff.is_bigtiff
+    count, entry, value = ("Q", "HHQQ", 8) if wide else ("H", "HHII", 4)
+    file.seek(page.offset)
+    (entries,) = struct.unpack(tiff.byteorder + count, file.read(struct.calcsize("=" + count)))
+    directory = file.read(entries * struct.calcsize("=" + entry))
+    for code, _kind, size, offset in struct.iter_unpack(tiff.byteorder + entry, directory):
+        if code == _DESCRIPTION and size > value and offset + size > file.size:
+            raise _cut_off(where, "the description of its first page lies beyond the end")
+
+
+def _check_pixels(level: Any, where: str, size: int, *, sparse: bool) -> None:
     if level.dataoffset is not None:
         if level.dataoffset + math.prod(level.shape) * level.dtype.itemsize > size:
             raise _cut_off(where, "its pixels reach beyond the end of the file")
         return
     for index, page in enumerate(level):
         if page is None:
-            raise _cut_off(where, f"plane {index} is missing")
+            raise InputError(
+                f"{where}: plane {index} is missing; is a file beside it missing, too?"
+            )
+        check_possible(page, where, index)
+        if not sparse and 0 in page.databytecounts:
+            _refuse_left_out(page, where, index)
         own = page.parent.filehandle.size if level.is_multifile else size
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
             if offset + count > own:
                 raise _cut_off(where, f"pixels of page {index} reach beyond the end of the file")
+
+
+def _refuse_left_out(page: Any, where: str, index: int) -> NoReturn:
+    counts = page.databytecounts
+    kind = "tiles" if page.is_tiled else "strips"
+    raise InputError(
+        f"{where}: {counts.count(0)} of {len(counts)} {kind} of page {index} are not stored. Some "
+        f"programs leave out {kind} that hold nothing: if this one was written so, give --sparse "
+        "(in Python sparse=True), and they read as zeros; else it was not written to its end"
+    )
 
 
 def _expected_planes(tiff: Any) -> int | None:

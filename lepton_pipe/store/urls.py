@@ -66,7 +66,7 @@ def check_url(url: str) -> str:
     if scheme != "file":
         package, remedy = _DRIVERS[scheme]
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"{url}: reading {scheme}:// needs the package {package}: {remedy}")
+            raise InputError(f"{url}: {scheme}:// needs the package {package}: {remedy}")
     return scheme
 
 

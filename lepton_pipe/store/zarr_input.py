@@ -13,6 +13,9 @@ import zarr
 
 from lepton_pipe.errors import InputError, LeptonError
 from lepton_pipe.store.axes import Found, Wanted, resolve
+from lepton_pipe.store.codecs import check_codecs
+from lepton_pipe.store.inside import check_name, inside
+from lepton_pipe.store.missing import meaning
 from lepton_pipe.store.ome_read import (
     OmeImage,
     OmeLevel,
@@ -20,10 +23,10 @@ from lepton_pipe.store.ome_read import (
     read_image,
     refuse_collection,
 )
-from lepton_pipe.store.source import Source
+from lepton_pipe.store.source import Source, file_stamp
 from lepton_pipe.store.stores import METADATA_KEYS, store_at
 from lepton_pipe.store.urls import is_url
-from lepton_pipe.store.zarr_source import ZarrSource, digest, file_stamp
+from lepton_pipe.store.zarr_source import ZarrSource, digest
 
 _HIGHEST_PARENT = 3
 OWN_KEY = "lepton"
@@ -37,8 +40,13 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in METADATA_KEYS)
 
 
-def open_zarr(uri: str, wanted: Wanted, *, strict: bool = False) -> Source:
+def open_zarr(uri: str, wanted: Wanted, *, ours: bool = False) -> Source:
     """Open a zarr array, or one level of an OME-Zarr image, at a path or URL.
+
+    Parameters
+    ----------
+    ours
+        Whether it is an array of our own, all chunks of which were written.
 
     Raises
     ------
@@ -47,32 +55,35 @@ def open_zarr(uri: str, wanted: Wanted, *, strict: bool = False) -> Source:
     """
     node = _open_node(uri)
     if isinstance(node, zarr.Array):
-        return _array_source(uri, node, wanted, strict=strict)
-    return _group_source(uri, node, wanted, strict=strict)
+        return _array_source(uri, node, wanted, ours=ours)
+    return _group_source(uri, node, wanted, ours=ours)
 
 
 def _open_node(uri: str) -> Array | zarr.Group:
     try:
-        return zarr.open(store=store_at(uri), mode="r")
-    except LeptonError:
+        node = zarr.open(store=store_at(uri), mode="r")
+    except (LeptonError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise InputError(f"{uri}: no zarr array or group is there; check the address") from error
     except Exception as error:
         raise InputError(f"{uri}: cannot be opened as zarr ({error})") from error
+    if isinstance(node, zarr.Array):
+        check_codecs(node.metadata.to_dict(), uri)
+    return node
 
 
-def _group_source(uri: str, group: zarr.Group, wanted: Wanted, *, strict: bool) -> Source:
+def _group_source(uri: str, group: zarr.Group, wanted: Wanted, *, ours: bool) -> Source:
     attributes = group.attrs.asdict()
     image = read_image(attributes, uri)
     if image is not None:
-        return _level_source(uri, image, wanted, strict=strict)
+        return _level_source(uri, image, wanted, ours=ours)
     refuse_collection(attributes, uri)
     inside = _children(group)
     if "bioformats2raw.layout" in {**attributes, **ome_attributes(attributes)}:
         series = [name for name in inside if name.isdigit()] or ["0"]
         if len(series) == 1:
-            return open_zarr(_join(uri, series[0]), wanted, strict=strict)
+            return open_zarr(_inner(uri, series[0]), wanted, ours=ours)
         names = ", ".join(_join(uri, s) for s in series[:5])
         raise InputError(f"{uri}: holds {len(series)} images; name one of them: {names}")
     names = ", ".join(_join(uri, n) for n in inside[:5]) or "it is empty"
@@ -89,21 +100,21 @@ def _children(group: zarr.Group) -> list[str]:
         return []
 
 
-def _level_source(uri: str, image: OmeImage, wanted: Wanted, *, strict: bool) -> Source:
+def _level_source(uri: str, image: OmeImage, wanted: Wanted, *, ours: bool) -> Source:
     index = 0 if wanted.level is None else wanted.level
     count = len(image.levels)
     if not 0 <= index < count:
         raise InputError(f"{uri}: there is no scale level {index}; levels are 0 to {count - 1}")
     level = image.levels[index]
-    array_uri = _join(uri, level.path)
+    array_uri = _inner(uri, level.path)
     array = _open_node(array_uri)
     if not isinstance(array, zarr.Array):
         raise InputError(f"{array_uri}: should be the array of level {index}, but is a group")
     found = _with_level(_bare(array_uri, array), level, image)
-    return _source(array_uri, array, found, wanted, index, strict=strict)
+    return _source(array_uri, array, found, wanted, index, ours=ours)
 
 
-def _array_source(uri: str, array: Array, wanted: Wanted, *, strict: bool) -> Source:
+def _array_source(uri: str, array: Array, wanted: Wanted, *, ours: bool) -> Source:
     found, index = _bare(uri, array), None
     own = array.attrs.asdict().get(OWN_KEY)
     if isinstance(own, Mapping):
@@ -114,7 +125,7 @@ def _array_source(uri: str, array: Array, wanted: Wanted, *, strict: bool) -> So
             found = _with_level(found, image.levels[index], image)
     if wanted.level not in {None, index if index is not None else 0}:
         raise InputError(f"{uri}: is a single array and has no scale level {wanted.level}")
-    return _source(uri, array, found, wanted, index, strict=strict)
+    return _source(uri, array, found, wanted, index, ours=ours)
 
 
 def _image_around(uri: str) -> tuple[OmeImage | None, int | None]:
@@ -188,7 +199,7 @@ def _own(found: Found, own: Mapping[str, Any]) -> Found:
 
 
 def _source(
-    uri: str, array: Array, found: Found, wanted: Wanted, level: int | None, *, strict: bool
+    uri: str, array: Array, found: Found, wanted: Wanted, level: int | None, *, ours: bool
 ) -> Source:
     image_type, axis_map = resolve(found, wanted)
     stamps = () if is_url(uri) else tuple(file_stamp(Path(uri) / name) for name in METADATA_KEYS)
@@ -199,9 +210,19 @@ def _source(
         axis_map=axis_map,
         metadata=digest(array.metadata.to_dict()),
         level=level,
-        strict=strict,
+        missing="lost" if ours else meaning(uri, sparse=wanted.sparse),
         stamp=sum(stamps, ()),
     )
+
+
+def _inner(uri: str, name: str) -> str:
+    """Return the address of what an image names as a part of itself; it must lie inside."""
+    who = f"{uri}: the OME-Zarr metadata"
+    if is_url(uri):
+        check_name(name, who)
+    else:
+        inside(Path(uri), name, who)
+    return _join(uri, name)
 
 
 def _join(uri: str, inner: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lepton_pipe.cache import chunks as cache
 from lepton_pipe.store.source import handles
 
 
@@ -10,6 +11,7 @@ from lepton_pipe.store.source import handles
 def _closed_files():
     yield
     handles.clear()
+    cache.resize(0)
 
 
 def pixels(shape, dtype="uint16", seed=0):

@@ -21,6 +21,7 @@ from lepton_pipe.geometry import Grid, Region
 from lepton_pipe.spec import ImageType
 from lepton_pipe.store import ArrayTarget, Layout, create_image, open_source
 from lepton_pipe.store.source import HandleCache
+from tests.command import python
 from tests.store.conftest import pixels
 
 
@@ -205,3 +206,14 @@ def test_handles_are_opened_once_and_the_oldest_is_dropped():
     for key in "abacab":
         cache.get(key, lambda key=key: opened.append(key))
     assert opened == ["a", "b", "c", "b"]
+
+
+def test_readers_of_other_files_are_not_loaded_for_zarr(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=np.zeros((4, 4), np.uint8))
+    code = (
+        "import sys\n"
+        "from lepton_pipe.store import open_source\n"
+        f"open_source({str(tmp_path / 'a.zarr')!r})\n"
+        "print([m for m in ('tifffile', 'PIL') if m in sys.modules])"
+    )
+    assert python("-c", code, cwd=tmp_path).stdout.strip() == "[]"

@@ -168,7 +168,7 @@ def test_chunks_of_fill_values_are_written(tmp_path, shards):
     unit = shards or (1, 4, 16, 16)
     files = [p for p in (tmp_path / "o/0/c").rglob("*") if p.is_file()]
     assert len(files) == len(Blocks(GRID.shape, unit))
-    assert not target.source(strict=True).read(GRID.region).any()
+    assert not target.source().read(GRID.region).any()
 
 
 @pytest.mark.parametrize("shards", SHARDS, ids=["chunks", "shards"])
@@ -224,13 +224,16 @@ def test_a_missing_or_torn_chunk_is_damage(tmp_path, shards, harm):
         victim.unlink()
     else:
         victim.write_bytes(b"" if harm == "emptied" else data[: len(data) // 2])
-    strict = ArrayTarget(tmp_path / "made").source(strict=True)
+    strict = ArrayTarget(tmp_path / "made").source()
     with pytest.raises(DamagedError, match="region" if harm == "cut" else "c/1/0/0/0"):
         strict.read(GRID.region)
     untouched = Region((0, 0, 0, 0), (1, *GRID.shape[1:]))
     assert strict.read(untouched).any()
     if harm == "deleted":
-        assert not open_source(tmp_path / "made").read(Region((1, 0, 0, 0), (2, 4, 16, 16))).any()
+        lost = Region((1, 0, 0, 0), (2, 4, 16, 16))
+        assert not open_source(tmp_path / "made", sparse=True).read(lost).any()
+        with pytest.raises(DamagedError, match=r"c/1/0/0/0 is missing .*--sparse"):
+            open_source(tmp_path / "made").read(lost)
 
 
 def test_a_torn_shard_is_simply_written_again(tmp_path):
@@ -297,7 +300,7 @@ def test_sync_tree(tmp_path, monkeypatch):
     _image(tmp_path / "made", KINDS["mask"])
     sync_tree(tmp_path / "made")
     synced = []
-    monkeypatch.setattr("lepton_pipe.store.durable._sync_filesystem", lambda folder: False)
+    monkeypatch.setattr("lepton_pipe.store.durable.sync_filesystem", lambda folder: False)
     monkeypatch.setattr("lepton_pipe.store.durable.sync_path", synced.append)
     sync_tree(tmp_path / "made")
     assert set(tmp_path.rglob("*")) <= set(synced)
@@ -323,10 +326,10 @@ def test_what_a_killed_writer_left_is_removed(tmp_path, monkeypatch):
     assert remove_partials(tmp_path) == 0
 
 
-@pytest.mark.parametrize("strict", [True, False])
-def test_an_array_that_goes_away_never_reads_as_zeros(tmp_path, strict):
+@pytest.mark.parametrize("sparse", [True, False])
+def test_an_array_that_goes_away_never_reads_as_zeros(tmp_path, sparse):
     _image(tmp_path / "made", KINDS["image"], shards=SHARDS[1])
-    source = ArrayTarget(tmp_path / "made").source(strict=strict)
+    source = open_source(tmp_path / "made", sparse=sparse)
     assert source.read(GRID.region).any()
     (tmp_path / "made").rename(tmp_path / "elsewhere")
     with pytest.raises(DamagedError, match="made/0: the array is gone"):

@@ -195,7 +195,9 @@ def test_a_damaged_chunk_names_array_and_region(tmp_path):
         source.read(region)
     assert str(region) in str(caught.value)
     chunk.unlink()
-    assert not source.read(region).any()
+    with pytest.raises(DamagedError, match=r"c/0/0/0 is missing \(voxels .*and they read as 0"):
+        source.read(region)
+    assert not open_source(tmp_path / "a", sparse=True).read(region).any()
 
 
 def test_scale_and_unit_given_by_the_user(tmp_path):
