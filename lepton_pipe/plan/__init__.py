@@ -1,5 +1,6 @@
 """From a bound pipeline to a plan: stages, block shapes, memory, cost. Opens nothing."""
 
+from lepton_pipe.plan.cluster import plan_where_it_pays, why_no_cluster
 from lepton_pipe.plan.model import (
     SCRATCH,
     Decision,
@@ -12,12 +13,16 @@ from lepton_pipe.plan.model import (
     Write,
 )
 from lepton_pipe.plan.planner import baseline, make_plan
+from lepton_pipe.plan.rates import NOMINAL, Rates
+from lepton_pipe.plan.wanted import parse_chunks
 
 __all__ = [
+    "NOMINAL",
     "SCRATCH",
     "Decision",
     "InputInfo",
     "Plan",
+    "Rates",
     "Read",
     "Resources",
     "Stage",
@@ -25,4 +30,7 @@ __all__ = [
     "Write",
     "baseline",
     "make_plan",
+    "parse_chunks",
+    "plan_where_it_pays",
+    "why_no_cluster",
 ]

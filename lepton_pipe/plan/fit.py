@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
-from lepton_pipe.errors import MemoryRefusedError
+from lepton_pipe.geometry import Blocks, Grid, Region
+from lepton_pipe.plan.absorb import Group, absorbing_groups
 from lepton_pipe.plan.layout import choose_layout
 from lepton_pipe.plan.levels import Levels
-from lepton_pipe.plan.memory import task_bytes, traffic, typical_block
+from lepton_pipe.plan.memory import task_bytes, typical_block
 from lepton_pipe.plan.model import (
+    SCRATCH,
     Estimate,
     InputInfo,
     Read,
+    Shape,
     Stage,
     StoredArray,
     Sweep,
+    Work,
     Write,
     chunk_hint,
+    is_copied,
     level_step,
 )
-from lepton_pipe.plan.regions import block_regions, slab_regions, sweep_source
-from lepton_pipe.plan.shape import choose_block, common_unit
-from lepton_pipe.plan.stages import DECODE_NS
-from lepton_pipe.spec import Spec, ValueType
+from lepton_pipe.plan.rates import COPY_NS, NOMINAL, Rates
+from lepton_pipe.plan.regions import block_regions, place_of, slab_regions, sweep_source
+from lepton_pipe.plan.reuse import Cached, block_order
+from lepton_pipe.plan.shape import LARGE_BLOCK_VOXELS, candidates, choose_block, common_unit
+from lepton_pipe.plan.traffic import (
+    Decoding,
+    bytes_read,
+    bytes_written,
+    decoding,
+    read_chunks,
+    write_bytes,
+)
+from lepton_pipe.spec import Spec
 
-# Allocators keep some of what was freed; estimates of tasks are raised by this share.
-ALLOCATOR_SLACK = 1.15
-ENCODE_NS = 3.0
-SLAB_VOXELS = 2**21
-_SLAB_BYTES_PER_VOXEL = 64
+# What was freed leaves gaps in the heap; estimates of tasks are raised by this share.
+ALLOCATOR_SLACK = 1.2
+# Shapes told to who asks why.
+CONSIDERED = 4
+# A voxel is read as often as this with its neighbours' blocks: larger blocks are worth a look.
+MOSTLY_OVERLAP = 2.0
+# Blocks may take this much longer if they make scale levels in passing.
+PASSING_IS_WORTH = 1.15
+SLAB_VOXELS = 2**22
 
 
 @dataclass
@@ -42,7 +60,9 @@ class Fitter:
     inputs: Mapping[str, InputInfo]
     budget: int
     slots: int
+    rates: Rates = NOMINAL
     tiling: Mapping[str, int] | None = None
+    _decodings: dict[tuple[object, ...], Decoding] = field(default_factory=dict)
 
     def fit(self, skeletons: Sequence[Stage], levels: Levels) -> list[Stage]:
         """Return the stages with block shapes; those bound to each other by a join share one.
@@ -54,45 +74,68 @@ class Fitter:
         """
         fitted: dict[int, Stage] = {}
         for group in _groups(self.spec, skeletons, levels):
-            block, at_once = self._shape([skeletons[i] for i in group])
+            considered = self._shapes([skeletons[i] for i in group])
             for i in group:
-                stage = self._with_block(skeletons[i], block)
-                fitted[i] = self._finish(self._with_scale_levels(stage, at_once), at_once)
+                fitted[i] = self._fitted(skeletons[i], considered)
         return [fitted[i] for i in range(len(skeletons))]
 
     def fit_scale(self, stage: Stage, unit: tuple[int, ...]) -> Stage:
         """Return a stage that only makes scale levels, with its block shape chosen."""
-        block, at_once = self._choose([stage], unit)
-        stage = self._with_block(stage, block)
-        return self._finish(self._with_scale_levels(stage, at_once), at_once)
+        return self._fitted(stage, self._choose([stage], unit))
 
-    def _shape(self, stages: Sequence[Stage]) -> tuple[tuple[int, ...], int]:
+    def _fitted(self, stage: Stage, considered: Sequence[Shape]) -> Stage:
+        best = considered[0]
+        stage = self._with_block(stage, best.block)
+        stage = self._with_scale_levels(stage, best.at_once)
+        return replace(self._finish(stage, best.at_once), considered=tuple(considered[:CONSIDERED]))
+
+    def _shapes(self, stages: Sequence[Stage]) -> list[Shape]:
+        """Return the block shapes that fit, the one to take first."""
         unit = self._unit(stages)
-        best = self._choose(stages, unit)
+        shapes = self._choose(stages, unit)
+        best = shapes[0]
         for wanted in [] if self.tiling else self._units_with_scale_levels(stages, unit):
-            try:
-                wide = self._choose(stages, wanted)
-            except MemoryRefusedError:
-                continue
-            if wide[1] >= best[1]:
+            wide = next((s for s in shapes if _whole_units(s.block, wanted, stages[0].grid)), best)
+            # Scale levels made in passing need not be read again.
+            if wide.at_once >= best.at_once and wide.seconds < PASSING_IS_WORTH * best.seconds:
                 best = wide
-        return best
+        return [best, *(s for s in shapes if s is not best)]
 
-    def _choose(
-        self, stages: Sequence[Stage], unit: tuple[int, ...]
-    ) -> tuple[tuple[int, ...], int]:
-        def need(block: tuple[int, ...]) -> int:
-            return max(self._task_bytes(self._with_block(s, block)) for s in stages)
+    def _choose(self, stages: Sequence[Stage], unit: tuple[int, ...]) -> list[Shape]:
+        if self.tiling is not None:
+            return self._ranked(stages, [unit])
+        grid, whole = stages[0].grid, self._whole_chunks(stages, unit)
+        found = self._ranked(stages, candidates(grid, unit, whole))
+        if self._overlap(stages, found[0].block) > MOSTLY_OVERLAP:
+            found = self._ranked(stages, candidates(grid, unit, whole, LARGE_BLOCK_VOXELS))
+        return found
 
-        name = " and ".join(s.name for s in stages)
+    def _overlap(self, stages: Sequence[Stage], block: tuple[int, ...]) -> float:
+        """Return how often a voxel of what is read on the blocks' own grid is read, at most."""
+        grid = stages[0].grid
+        found = [1.0]
+        for stage in (self._with_block(s, block) for s in stages if s.sweep is None):
+            regions = block_regions(self.spec, stage, typical_block(stage))
+            same = [r for r in stage.reads if self.spec.image_type(r.step).grid.shape == grid.shape]
+            found += [regions[r.step].size / prod(block) for r in same]
+        return max(found)
+
+    def _ranked(self, stages: Sequence[Stage], shapes: Iterable[tuple[int, ...]]) -> list[Shape]:
+        grid = stages[0].grid
+
+        def shaped(block: tuple[int, ...]) -> list[Stage]:
+            return [self._with_block(s, block) for s in stages]
+
         return choose_block(
-            stages[0].grid,
-            unit,
-            need,
-            self.budget,
-            self.slots,
-            name,
-            single=self.tiling is not None,
+            shapes,
+            need=lambda block: max(map(self._task_bytes, shaped(block))),
+            work_of=lambda block, left: sum(
+                (self._work(s, left) for s in shaped(block)), start=Work()
+            ),
+            count=lambda block: len(Blocks(grid.shape, block)),
+            budget=self.budget,
+            slots=self.slots,
+            what=" and ".join(s.name for s in stages),
         )
 
     def _unit(self, stages: Sequence[Stage]) -> tuple[int, ...]:
@@ -101,13 +144,18 @@ class Fitter:
         if self.tiling is not None:
             return choose_layout(grid, None, self.tiling).unit
         units = [self.arrays[w.array].levels[0].unit for s in stages for w in s.writes]
-        units.append(choose_layout(grid, chunk_hint(self.inputs, grid)).unit)
-        return common_unit(units, grid)
+        return common_unit(units or [choose_layout(grid, chunk_hint(self.inputs, grid)).unit], grid)
 
-    def _read_chunks(self, read: Read) -> tuple[int, ...]:
-        if read.array is None:
-            return self.inputs[read.step].chunks
-        return self.arrays[read.array].levels[read.level].chunks
+    def _whole_chunks(self, stages: Sequence[Stage], unit: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the smallest block that reads whole chunks of every image on its own grid."""
+        grid = stages[0].grid
+        chunks = [
+            read_chunks(read, self.arrays, self.inputs)
+            for stage in stages
+            for read in stage.reads
+            if stage.sweep is None and self.spec.image_type(read.step).grid.shape == grid.shape
+        ]
+        return common_unit([unit, *chunks], grid)
 
     def _units_with_scale_levels(
         self, stages: Sequence[Stage], unit: tuple[int, ...]
@@ -127,17 +175,34 @@ class Fitter:
         return tuple(factors)
 
     def _with_block(self, stage: Stage, block: tuple[int, ...]) -> Stage:
+        stage = replace(stage, block=block, order=block_order(stage.grid, block))
         if stage.sweep is None:
-            return replace(stage, block=block)
-        (source,) = self.spec.image_inputs(self.spec[stage.sweep.step])
-        axis = stage.sweep.axis
+            return stage
+        step, axis = stage.sweep.step, stage.sweep.axis
+        slabs = [
+            (replace(stage, sweep=Sweep(step, axis, thickness)), share)
+            for thickness, share in self._thicknesses(stage, step, axis)
+        ]
+        fitting = (slab for slab, share in slabs if self._task_bytes(slab) <= share)
+        return next(fitting, slabs[-1][0])
+
+    def _thicknesses(self, stage: Stage, step: str, axis: int) -> list[tuple[int, int]]:
+        """Return how thick slabs might be, the best first, and the bytes that each may take.
+
+        A slab of whole chunks decodes each once; for that, fewer blocks are computed at once.
+        """
+        (source,) = self.spec.image_inputs(self.spec[step])
         length = self.spec.image_type(source).grid.shape[axis]
-        voxels = min(SLAB_VOXELS, self.budget // self.slots // _SLAB_BYTES_PER_VOXEL)
-        thickness = max(1, min(length, voxels // prod(block)))
-        chunk = self._read_chunks(stage.reads[0])[axis]
-        if thickness > chunk:
-            thickness -= thickness % chunk
-        return replace(stage, block=block, sweep=Sweep(stage.sweep.step, axis, thickness))
+        chunk = min(length, read_chunks(stage.reads[0], self.arrays, self.inputs)[axis])
+        several = chunk * max(1, SLAB_VOXELS // (chunk * prod(stage.block)))
+        each = self.budget // self.slots
+        parts = [-(-chunk // 2**k) for k in range(1, chunk.bit_length() + 1)]
+        return [
+            (min(several, length), each),
+            (chunk, each),
+            (chunk, self.budget),
+            *((part, each) for part in parts),
+        ]
 
     def _with_scale_levels(self, stage: Stage, at_once: int) -> Stage:
         """Add the coarser levels that each block makes whole units of, as far as they fit."""
@@ -175,12 +240,62 @@ class Fitter:
         return task_bytes(self.spec, stage, self.arrays, self.inputs)
 
     def _finish(self, stage: Stage, at_once: int) -> Stage:
-        bytes_read, bytes_written = traffic(self.spec, stage)
-        seconds = self._compute_seconds(stage)
-        seconds += (bytes_read * DECODE_NS + bytes_written * ENCODE_NS) / 1e9
-        estimate = Estimate(self._task_bytes(stage), bytes_read, bytes_written, seconds)
-        slots = min(at_once, max(1, self.budget // max(1, estimate.task_bytes)))
-        return replace(stage, estimate=estimate, slots=slots)
+        task = self._task_bytes(stage)
+        slots = min(at_once, max(1, self.budget // max(1, task)))
+        left = self.budget - slots * task
+        cached = self._cached(stage, left)
+        estimate = Estimate(
+            task_bytes=task,
+            bytes_read=bytes_read(self.spec, stage),
+            bytes_written=bytes_written(self.spec, stage),
+            core_seconds=self._work(stage, left).total,
+            bytes_decoded=sum(d.decoded(c) for d, c in cached),
+        )
+        kept = sum(d.chunk_bytes * c.chunks for d, c in cached)
+        return replace(stage, estimate=estimate, slots=slots, cache_bytes=kept)
+
+    def _cached(self, stage: Stage, left: int) -> list[tuple[Decoding, Cached]]:
+        """Share what is left of the budget among the images that a stage reads."""
+        found = []
+        for read in stage.reads:
+            each = self._decoding(stage, read)
+            cached = each.within(left)
+            left -= cached.chunks * each.chunk_bytes
+            found.append((each, cached))
+        return found
+
+    def _decoding(self, stage: Stage, read: Read) -> Decoding:
+        """Return how often the chunks of an image are decoded; found once for all budgets."""
+        where = (stage.grid.shape, stage.block, stage.order, stage.sweep)
+        key = (read, *where, stage.steps, stage.reduces, stage.writes)
+        found = self._decodings.get(key)
+        if found is None:
+            found = decoding(self.spec, stage, read, self.arrays, self.inputs)
+            self._decodings[key] = found
+        return found
+
+    def _work(self, stage: Stage, left: int) -> Work:
+        """Return the work of all blocks, with `left` bytes for decoded chunks."""
+        rates = self.rates
+        decode = sum(
+            d.decoded(c) * (rates.load_ns if self._is_scratch(read.array) else rates.decode_ns)
+            for read, (d, c) in zip(stage.reads, self._cached(stage, left), strict=True)
+        )
+        encode = sum(write_bytes(self.spec, w) * self._write_ns(w) for w in stage.writes)
+        return Work(
+            compute=self._compute_seconds(stage),
+            decode=decode / 1e9,
+            encode=encode / 1e9,
+            tasks=len(stage.blocks) * rates.task_seconds,
+        )
+
+    def _write_ns(self, write: Write) -> float:
+        if is_copied(self.inputs, self.arrays[write.array], write.level):
+            return COPY_NS
+        return self.rates.store_ns if self._is_scratch(write.array) else self.rates.encode_ns
+
+    def _is_scratch(self, array: str | None) -> bool:
+        return array is not None and not self.arrays[array].output
 
     def _compute_seconds(self, stage: Stage) -> float:
         block = typical_block(stage)
@@ -193,26 +308,39 @@ class Fitter:
             regions = slab_regions(self.spec, stage, block, slab)
             regions[stage.sweep.step] = sweep_source(self.spec, stage, block, slab)
             repeats = length / stage.sweep.thickness
-        ns = sum(self.spec[s].cost * regions[s].size for s in stage.steps if s in regions)
+        steps = [s for s in stage.steps if s in regions]
+        ns = sum(self._group_ns(g, regions) for g in absorbing_groups(self.spec, stage, steps))
         ns += sum(self.spec[s].cost * block.size for s in stage.reduces)
         return ns * repeats * stage.grid.size / max(1, block.size) / 1e9
+
+    def _group_ns(self, group: Group, regions: Mapping[str, Region]) -> float:
+        if group.filter:
+            return self.rates.cost(self.spec, group.steps) * self._handed(group.filter, regions)
+        return sum(self.spec[s].cost * self._handed(s, regions) for s in group.steps)
+
+    def _handed(self, step: str, regions: Mapping[str, Region]) -> int:
+        """Return the voxels that a kernel is handed, for which its cost is declared."""
+        return place_of(self.spec, self.spec[step], regions[step]).read.size
 
 
 def _covers(stage: Stage, factors: tuple[int, ...], unit: tuple[int, ...]) -> bool:
     """Tell whether every block makes whole units of a level that is `factors` coarser."""
-    return all(
-        b >= n or b % (f * u) == 0
-        for b, n, f, u in zip(stage.block, stage.grid.shape, factors, unit, strict=True)
-    )
+    finer = [f * u for f, u in zip(factors, unit, strict=True)]
+    return _whole_units(stage.block, finer, stage.grid)
+
+
+def _whole_units(block: Sequence[int], unit: Sequence[int], grid: Grid) -> bool:
+    """Tell whether every block is made of whole units."""
+    return all(b >= n or b % u == 0 for b, u, n in zip(block, unit, grid.shape, strict=True))
 
 
 def _groups(spec: Spec, stages: Sequence[Stage], levels: Levels) -> list[list[int]]:
     """Return the numbers of stages that must have the same blocks, group by group."""
     groups: list[tuple[set[str], list[int]]] = []
     for i, stage in enumerate(stages):
-        joins = {s for s in stage.reduces if _per_block(spec, s)}
+        joins = {s for s in stage.reduces if spec.is_per_block(s)}
         bound = joins | {levels.pinned[s] for s in stage.steps if s in levels.pinned}
-        bound |= {v for v in stage.values if _per_block(spec, v)}
+        bound |= {v for v in stage.values if spec.is_per_block(v)}
         members = [i]
         for other in [g for g in groups if g[0] & bound]:
             groups.remove(other)
@@ -221,9 +349,14 @@ def _groups(spec: Spec, stages: Sequence[Stage], levels: Levels) -> list[list[in
     return [members for _, members in groups]
 
 
-def _per_block(spec: Spec, step: str) -> bool:
-    type_ = spec[step].type
-    return isinstance(type_, ValueType) and type_.per_block
+def written_beside_outputs(spec: Spec, stages: Sequence[Stage], levels: Levels) -> set[str]:
+    """Return the steps written by stages that have the same blocks as one that writes an output."""
+    found: set[str] = set()
+    for group in _groups(spec, stages, levels):
+        writes = [w for i in group for w in stages[i].writes]
+        if not all(w.array.startswith(SCRATCH) for w in writes):
+            found |= {w.step for w in writes}
+    return found
 
 
 def scale_stages(fitter: Fitter, stages: Sequence[Stage]) -> list[Stage]:

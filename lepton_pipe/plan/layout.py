@@ -6,6 +6,7 @@ Nothing here looks at memory or workers, so the stored bytes do not depend on th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from math import prod
 
 from lepton_pipe.geometry import Blocks, Grid, Layout
@@ -23,7 +24,10 @@ _COARSEST = 256
 
 
 def choose_layout(
-    grid: Grid, hint: Sequence[int] | None = None, tiling: Mapping[str, int] | None = None
+    grid: Grid,
+    hint: Sequence[int] | None = None,
+    tiling: Mapping[str, int] | None = None,
+    wanted: Mapping[str, int] | None = None,
 ) -> Layout:
     """Choose chunk and shard shapes for an image.
 
@@ -36,6 +40,8 @@ def choose_layout(
         blocks read whole chunks.
     tiling
         Chunk length by axis name, instead of choosing one; never sharded.
+    wanted
+        Chunk length by axis name, as a user wants it; others are chosen.
 
     Returns
     -------
@@ -47,8 +53,15 @@ def choose_layout(
             grid, _cut([tiling.get(a, n) for a, n in zip(grid.axes, grid.shape, strict=True)], grid)
         )
     chunks = _from_hint(grid, hint) or _default_chunks(grid)
+    if wanted:
+        chunks = tuple(wanted.get(a, c) for a, c in zip(grid.axes, chunks, strict=True))
+    return _with_shards(grid, _cut(chunks, grid))
+
+
+def _with_shards(grid: Grid, chunks: tuple[int, ...]) -> Layout:
     small = prod(chunks) < _SHARD_BELOW and len(Blocks(grid.shape, chunks)) > _SHARD_FROM_CHUNKS
-    return Layout(grid, chunks, _grow(chunks, grid) if small else None)
+    shards = _grow(chunks, grid) if small else chunks
+    return Layout(grid, chunks, None if shards == chunks else shards)
 
 
 def _default_chunks(grid: Grid) -> tuple[int, ...]:
@@ -76,24 +89,30 @@ def _cut(chunks: Sequence[int], grid: Grid) -> tuple[int, ...]:
 
 
 def _grow(chunks: tuple[int, ...], grid: Grid) -> tuple[int, ...]:
-    """Double spatial axes, the shortest first, until a shard holds `CHUNK_VOXELS`."""
+    """Double spatial axes, the shortest first, until a shard holds `CHUNK_VOXELS`.
+
+    Where whole planes or volumes are too small for that, several share a shard: of the channels
+    of a time first, then of times.
+    """
     shards = list(chunks)
     while prod(shards) < CHUNK_VOXELS:
-        open_axes = [i for i in grid.spatial if shards[i] < grid.shape[i]]
-        if not open_axes:
+        long = [i for i in range(grid.ndim) if shards[i] < grid.shape[i]]
+        spatial = [i for i in long if i in grid.spatial]
+        if not long:
             break
-        axis = min(open_axes, key=lambda i: shards[i])
+        axis = min(spatial, key=lambda i: shards[i]) if spatial else long[-1]
         shards[axis] *= 2
     return tuple(shards)
 
 
-def scale_factors(grid: Grid) -> tuple[tuple[int, ...], ...]:
+def scale_factors(grid: Grid, most: int | None = None) -> tuple[tuple[int, ...], ...]:
     """Return, for each scale level above the first, its factors relative to the one before.
 
     Each level halves the spatial axes whose voxels are smaller than twice the smallest, so that
-    voxels become cubes before they become coarse. Levels end when the image fits one screen.
+    voxels become cubes before they become coarse. Levels end when the image fits one screen, or
+    when there are `most` of them, the first among them.
     """
-    return tuple(_factors(grid))
+    return tuple(islice(_factors(grid), None if most is None else most - 1))
 
 
 def _factors(grid: Grid) -> Iterator[tuple[int, ...]]:
@@ -108,14 +127,22 @@ def _factors(grid: Grid) -> Iterator[tuple[int, ...]]:
 
 
 def pyramid(
-    grid: Grid, hint: Sequence[int] | None = None, tiling: Mapping[str, int] | None = None
+    grid: Grid,
+    hint: Sequence[int] | None = None,
+    tiling: Mapping[str, int] | None = None,
+    wanted: Mapping[str, int] | None = None,
+    most: int | None = None,
 ) -> tuple[Layout, ...]:
-    """Return the layouts of all scale levels of an output image, the finest first."""
-    layouts = [choose_layout(grid, hint, tiling)]
-    for factors in scale_factors(grid):
+    """Return the layouts of all scale levels of an output image, at most so many, finest first."""
+    layouts = [choose_layout(grid, hint, tiling, wanted)]
+    for factors in scale_factors(grid, most):
         finer = layouts[-1]
-        chunks = _shrink(finer.chunks, factors)
-        layouts.append(choose_layout(finer.grid.coarsen(factors), chunks, tiling))
+        coarser, chunks = finer.grid.coarsen(factors), _shrink(finer.chunks, factors)
+        layouts.append(
+            _with_shards(coarser, _cut(chunks, coarser))
+            if wanted
+            else choose_layout(coarser, chunks, tiling)
+        )
     return tuple(layouts)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lepton_pipe.plan.regions import is_local
-from lepton_pipe.spec import ImageType, Spec, Step, ValueType
+from lepton_pipe.spec import ImageType, Spec, Step
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ def _after_image(
 def _pin(spec: Spec, step: Step, level: Mapping[str, int], pinned: Mapping[str, str]) -> str | None:
     """Return the reduction whose blocks this step must share, if any."""
     for i in step.inputs:
-        type_ = spec[i].type
-        if isinstance(type_, ValueType) and type_.per_block:
+        if spec.is_per_block(i):
             return i
         if i in pinned and level[i] == level[step.id]:
             return pinned[i]

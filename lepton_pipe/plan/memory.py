@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from lepton_pipe.geometry import Blocks, Grid, Region
-from lepton_pipe.plan.model import InputInfo, Read, Stage, StoredArray
+import numpy as np
+
+from lepton_pipe.geometry import Blocks, Region
+from lepton_pipe.plan.absorb import Group, last_use, results_of
+from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
+from lepton_pipe.plan.model import InputInfo, Stage, StoredArray
 from lepton_pipe.plan.regions import (
     block_regions,
-    input_regions,
     place_of,
     region_bytes,
     slab_regions,
     sweep_source,
-    written_region,
 )
-from lepton_pipe.spec import ImageType, Spec, Step
+from lepton_pipe.plan.traffic import read_chunks
+from lepton_pipe.spec import ImageType, Spec, Step, TableType, ValueType
 
-# A task decodes and encodes one chunk (or shard) at a time; it then exists in both forms.
-CODEC_COPIES = 2
+# Partials of reductions, indexes of shards, and Python's own objects.
+_SMALL_THINGS = 2**20
+# Planes that a step before a filter makes, and as the filter takes them.
+_PLANES = 4
 
 
-def last_use(spec: Spec, stage: Stage) -> dict[str, int]:
-    """Return, for each image of a stage, the position of the last step that reads it.
+# Bytes for each voxel of an image of which a table is made: objects of some 1,500 voxels, 230
+# bytes for each while its row is put together. How many there are shows in the run alone, so tables
+# are never why a run is refused: they get no more than this share of the memory.
+TABLE_BYTES = 0.15
+_TABLE_SHARE = 0.2
 
-    Positions count `Stage.steps`. A result is written as soon as it is computed. The worker frees
-    an array after its last use, and the estimate assumes just that.
-    """
-    return {
-        image: position
-        for position, step in enumerate(stage.steps)
-        for image in spec.image_inputs(spec[step])
-    }
+
+def table_bytes(spec: Spec, left: int) -> int:
+    """Return what to set aside for the tables of a pipeline, of the bytes left for arrays."""
+    tables = [s for s in spec.steps if isinstance(s.type, TableType)]
+    wanted = sum(TABLE_BYTES * spec.leading_grid(s).size for s in tables)
+    return int(min(wanted, _TABLE_SHARE * left))
 
 
 def task_bytes(
@@ -43,11 +50,59 @@ def task_bytes(
     inputs: Mapping[str, InputInfo],
 ) -> int:
     """Return the most bytes that the task of a full-sized block holds at once."""
+    codec = Codec.of(spec, stage, arrays, inputs)
     if stage.sweep is not None:
-        return _sweep_bytes(spec, stage, typical_block(stage), arrays, inputs)
-    regions = widest_regions(spec, stage)
-    held = _walk(spec, stage, regions, stage.steps)
-    return held + _codec_bytes(stage, arrays, inputs, spec)
+        most = _sweep_bytes(spec, stage, typical_block(stage), codec)
+    else:
+        most = _walk(spec, stage, widest_regions(spec, stage), stage.steps, codec)
+    return most + codec.kept + _SMALL_THINGS
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Bytes that a task needs to read its images and to write its results.
+
+    Attributes
+    ----------
+    reading
+        By image: one chunk at a time is there as it is stored, and decoded.
+    writing
+        By step: a chunk is packed into room of its own size; those of a shard stay until all are
+        packed.
+    kept
+        Where a chunk is put together before it is packed; a thread keeps it.
+    """
+
+    reading: Mapping[str, int]
+    writing: Mapping[str, int]
+    kept: int
+
+    @classmethod
+    def of(
+        cls,
+        spec: Spec,
+        stage: Stage,
+        arrays: Mapping[str, StoredArray],
+        inputs: Mapping[str, InputInfo],
+    ) -> Codec:
+        """Return what the chunks of a stage's arrays come to."""
+        reading = {
+            read.step: 2 * _bytes(spec, read.step, read_chunks(read, arrays, inputs))
+            for read in stage.reads
+        }
+        writing: dict[str, int] = {}
+        kept = 0
+        for write in stage.writes:
+            layout = arrays[write.array].levels[write.level]
+            chunk = _bytes(spec, write.step, layout.chunks)
+            packed = chunk + (_bytes(spec, write.step, layout.shards) if layout.shards else 0)
+            writing[write.step] = max(packed, writing.get(write.step, 0))
+            kept = max(kept, chunk)
+        return cls(reading, writing, kept)
+
+
+def _bytes(spec: Spec, step: str, shape: Sequence[int]) -> int:
+    return prod(shape) * spec.image_type(step).dtype.itemsize
 
 
 def typical_block(stage: Stage) -> Region:
@@ -74,37 +129,72 @@ def _total_bytes(spec: Spec, regions: Mapping[str, Region]) -> int:
     return sum(region_bytes(spec.image_type(i), r) for i, r in regions.items())
 
 
-def _walk(spec: Spec, stage: Stage, regions: Mapping[str, Region], steps: Sequence[str]) -> int:
+def _walk(
+    spec: Spec,
+    stage: Stage,
+    regions: Mapping[str, Region],
+    steps: Sequence[str],
+    codec: Codec,
+) -> int:
     last = last_use(spec, stage)
-    held = {
-        r.step: region_bytes(spec.image_type(r.step), regions[r.step])
-        for r in stage.reads
-        if r.step in regions
-    }
-    peak = sum(held.values())
-    for position, step_id in enumerate(steps):
-        step = spec[step_id]
-        result, moment = step_bytes(spec, step, _region_of(stage, step, regions))
-        peak = max(peak, sum(held.values()) + result + moment)
-        if isinstance(step.type, ImageType):
-            held[step_id] = result
-        # What is written is first cut to a contiguous copy.
-        peak = max(peak, sum(held.values()) + _written_bytes(spec, stage, step_id))
-        for image in [i for i in held if last.get(i, -1) <= position]:
+    position = {s: i for i, s in enumerate(stage.steps)}
+    held: dict[str, int] = {}
+    peak = 0
+    for image in [r.step for r in stage.reads if r.step in regions]:
+        held[image] = region_bytes(spec.image_type(image), regions[image])
+        peak = max(peak, sum(held.values()) + codec.reading[image] + codec.writing.get(image, 0))
+    for group in fused_groups(spec, stage, steps, regions):
+        results, moment = _group_bytes(spec, stage, group, regions, last)
+        held |= results
+        writing = max(codec.writing.get(s, 0) for s in group.steps)
+        peak = max(peak, sum(held.values()) + max(moment, writing))
+        done = position[group.steps[-1]]
+        for image in [i for i in held if last.get(i, -1) <= done]:
             del held[image]
     return peak
 
 
-def _written_bytes(spec: Spec, stage: Stage, step_id: str) -> int:
-    block = typical_block(stage)
-    return max(
-        (
-            region_bytes(spec.image_type(w.step), written_region(w, block))
-            for w in stage.writes
-            if w.step == step_id
-        ),
-        default=0,
-    )
+def _group_bytes(
+    spec: Spec,
+    stage: Stage,
+    group: Group,
+    regions: Mapping[str, Region],
+    last: Mapping[str, int],
+) -> tuple[dict[str, int], int]:
+    """Return the bytes of each result that a group leaves, and what it needs besides."""
+    steps = group.steps
+    if group.filter:
+        made = region_bytes(spec.image_type(steps[-1]), regions[steps[-1]])
+        return {steps[-1]: made}, _filter_bytes(spec, group, regions[group.filter])
+    if len(steps) == 1:
+        step = spec[steps[0]]
+        result, moment = step_bytes(spec, step, _region_of(stage, step, regions))
+        return ({step.id: result} if isinstance(step.type, ImageType) else {}), moment
+    kept = results_of(stage, steps, last)
+    results = {s: region_bytes(spec.image_type(s), regions[s]) for s in kept}
+    tile = next(tiles(regions[steps[0]]))
+    return results, _tile_bytes(spec, steps, tile, dead_after(steps, stage, last))
+
+
+def _filter_bytes(spec: Spec, group: Group, region: Region) -> int:
+    """Return what a filter needs that does steps next to it: its own, and planes of factors."""
+    step = spec[group.filter]
+    read = place_of(spec, step, region).read
+    planes = _PLANES * len(group.before) * prod(read.shape[-2:])
+    return int(step.scratch * read.size) + planes * spec.image_type(step.id).dtype.itemsize
+
+
+def _tile_bytes(
+    spec: Spec, group: Sequence[str], tile: Region, dead: Sequence[Sequence[str]]
+) -> int:
+    held: dict[str, int] = {}
+    peak = 0
+    for step_id, over in zip(group, dead, strict=True):
+        held[step_id], moment = step_bytes(spec, spec[step_id], tile)
+        peak = max(peak, sum(held.values()) + moment)
+        for gone in over:
+            del held[gone]
+    return peak
 
 
 def _region_of(stage: Stage, step: Step, regions: Mapping[str, Region]) -> Region:
@@ -112,26 +202,25 @@ def _region_of(stage: Stage, step: Step, regions: Mapping[str, Region]) -> Regio
 
 
 def step_bytes(spec: Spec, step: Step, region: Region) -> tuple[int, int]:
-    """Return the bytes of a step's result before it is trimmed, and what it needs besides."""
+    """Return the bytes of a step's result before it is trimmed, and what it needs besides.
+
+    Images are handed to a kernel as views.
+    """
     read = place_of(spec, step, region).read
     made = region if step.kernel is not None and step.kernel.role == "resample" else read
     result = region_bytes(step.type, made) if isinstance(step.type, ImageType) else 0
-    # An image read over a wider region than this step needs is cut to a contiguous copy.
-    cut = sum(
-        region_bytes(spec.image_type(i), r) for i, r in input_regions(spec, step, region).items()
-    )
-    return result, int(step.scratch * read.size) + (
-        cut if step.depth and any(map(any, step.depth)) else 0
-    )
+    return result, int(step.scratch * read.size) + _partial_bytes(step)
 
 
-def _sweep_bytes(
-    spec: Spec,
-    stage: Stage,
-    block: Region,
-    arrays: Mapping[str, StoredArray],
-    inputs: Mapping[str, InputInfo],
-) -> int:
+def _partial_bytes(step: Step) -> int:
+    """Return what a reduction to an array takes: as it counts, what it returns, and their fold."""
+    type_ = step.type
+    if not isinstance(type_, ValueType):
+        return 0  # how long a table will be, nobody knows
+    return 3 * prod(type_.shape) * np.dtype(type_.dtype).itemsize
+
+
+def _sweep_bytes(spec: Spec, stage: Stage, block: Region, codec: Codec) -> int:
     assert stage.sweep is not None
     step = spec[stage.sweep.step]
     slab = (0, stage.sweep.thickness)
@@ -139,83 +228,5 @@ def _sweep_bytes(
     steps = [s for s in stage.steps if s != step.id]
     source = sweep_source(spec, stage, block, slab)
     fold = 4 * block.size * 8  # the running fold, one partial, the result and its cast
-    return (
-        _walk(spec, stage, regions, steps)
-        + fold
-        + int(step.scratch * source.size)
-        + _codec_bytes(stage, arrays, inputs, spec)
-    )
-
-
-def _codec_bytes(
-    stage: Stage,
-    arrays: Mapping[str, StoredArray],
-    inputs: Mapping[str, InputInfo],
-    spec: Spec,
-) -> int:
-    sizes = [_chunk_bytes(read, arrays, inputs, spec) for read in stage.reads]
-    for write in stage.writes:
-        unit = arrays[write.array].levels[write.level].unit
-        sizes.append(CODEC_COPIES * prod(unit) * spec.image_type(write.step).dtype.itemsize)
-    return max(sizes, default=0)
-
-
-def _chunk_bytes(
-    read: Read, arrays: Mapping[str, StoredArray], inputs: Mapping[str, InputInfo], spec: Spec
-) -> int:
-    if read.array is None:
-        chunks = inputs[read.step].chunks
-    else:
-        chunks = arrays[read.array].levels[read.level].chunks
-    return CODEC_COPIES * prod(chunks) * spec.image_type(read.step).dtype.itemsize
-
-
-def traffic(spec: Spec, stage: Stage) -> tuple[int, int]:
-    """Return the bytes a stage reads (overlap included) and writes, before compression.
-
-    Regions of blocks are products of ranges along each axis, so sums over all blocks are products
-    of sums along each axis; blocks are followed along one axis at a time.
-    """
-    written = sum(
-        spec.image_type(w.step).grid.size * spec.image_type(w.step).dtype.itemsize
-        for w in stage.writes
-    )
-    return sum(_read_bytes(spec, stage, read.step) for read in stage.reads), written
-
-
-def _read_bytes(spec: Spec, stage: Stage, image: str) -> int:
-    type_ = spec.image_type(image)
-    blocks = stage.blocks
-    lengths = [0] * type_.grid.ndim
-    shared = [1] * type_.grid.ndim
-    for axis, count in enumerate(blocks.counts):
-        for i in range(count):
-            position = tuple(i if a == axis else 0 for a in range(len(blocks.counts)))
-            region = _image_region(spec, stage, blocks.region(blocks.index(position)), image)
-            for k in _image_axes(stage, type_.grid, axis):
-                lengths[k] += region.shape[k]
-                shared[k] = 0
-    first = _image_region(spec, stage, blocks.region(0), image)
-    repeats = prod(c for a, c in enumerate(blocks.counts) if not _image_axes(stage, type_.grid, a))
-    total = [
-        n if not s else first.shape[k] for k, (n, s) in enumerate(zip(lengths, shared, strict=True))
-    ]
-    return prod(total) * repeats * type_.dtype.itemsize
-
-
-def _image_axes(stage: Stage, grid: Grid, axis: int) -> list[int]:
-    name = stage.grid.axes[axis]
-    return (
-        [grid.axes.index(name)]
-        if name in grid.axes and grid.shape[grid.axes.index(name)] > 1
-        else []
-    )
-
-
-def _image_region(spec: Spec, stage: Stage, block: Region, image: str) -> Region:
-    if stage.sweep is None:
-        return block_regions(spec, stage, block)[image]
-    length = spec.image_type(spec.image_inputs(spec[stage.sweep.step])[0]).grid.shape[
-        stage.sweep.axis
-    ]
-    return slab_regions(spec, stage, block, (0, length))[image]
+    slabs = _walk(spec, stage, regions, steps, codec) + int(step.scratch * source.size)
+    return fold + max(slabs, codec.writing.get(step.id, 0))

@@ -25,18 +25,30 @@ def level_step(step: str, level: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class InputInfo:
-    """What planning needs to know of an input: its type, storage chunk and where it is."""
+    """What planning needs to know of an input: its type, storage chunk and where it is.
+
+    ``copied`` tells whether an output of the same chunks takes these over as they are stored.
+    """
 
     type: ImageType
     chunks: tuple[int, ...]
     uri: str
+    copied: bool = False
 
 
 def chunk_hint(inputs: Mapping[str, InputInfo], grid: Grid) -> tuple[int, ...] | None:
-    """Return the chunk shape of an input on the same grid, if there is one."""
+    """Return the chunk shape of an input on the same grid; else of one that has its axes.
+
+    A projection, or a single channel, has the chunks of the image it was made from.
+    """
     for info in inputs.values():
         if (info.type.grid.shape, info.type.grid.axes) == (grid.shape, grid.axes):
             return info.chunks
+    for info in inputs.values():
+        lengths = dict(zip(info.type.grid.axes, info.type.grid.shape, strict=True))
+        if all(lengths.get(a) == n for a, n in zip(grid.axes, grid.shape, strict=True)):
+            chunks = dict(zip(info.type.grid.axes, info.chunks, strict=True))
+            return tuple(chunks[a] for a in grid.axes)
     return None
 
 
@@ -49,7 +61,8 @@ class Resources:
     memory
         Host memory in bytes for the whole run: driver, scheduler and workers.
     workers, threads
-        Worker processes, and blocks that each may compute at once.
+        Worker processes, and blocks that each may compute at once. Without workers, blocks are
+        computed in threads of the driver's own process.
     device
         Where kernels run.
     serial
@@ -63,9 +76,19 @@ class Resources:
     serial: bool = False
 
     @property
+    def processes(self) -> int:
+        """Processes that compute blocks."""
+        return 1 if self.in_process else self.workers
+
+    @property
+    def in_process(self) -> bool:
+        """Whether everything runs in the driver's own process, without Dask."""
+        return self.serial or self.workers == 0
+
+    @property
     def slots(self) -> int:
         """Blocks that may be computed at once."""
-        return 1 if self.serial else self.workers * self.threads
+        return 1 if self.serial else max(1, self.workers) * self.threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +120,13 @@ class Write:
     factors: tuple[int, ...]
 
 
+def is_copied(inputs: Mapping[str, InputInfo], array: StoredArray, level: int) -> bool:
+    """Tell whether a scale level takes over the chunks of an input as they are stored."""
+    info = inputs.get(array.step)
+    same = info is not None and info.copied and info.chunks == array.levels[level].chunks
+    return same and array.output and level == 0
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """A step's result that a task reads: from an input, or from a level of a stored array."""
@@ -117,12 +147,63 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a stage will take: bytes before compression, and core seconds."""
+    """What a stage will take: bytes before compression, and core seconds.
+
+    ``bytes_read`` is what blocks are given, overlap included; ``bytes_decoded`` the chunks
+    decoded for it.
+    """
 
     task_bytes: int
     bytes_read: int
     bytes_written: int
     core_seconds: float
+    bytes_decoded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Core seconds of all blocks of a stage, by what takes them."""
+
+    compute: float = 0.0
+    decode: float = 0.0
+    encode: float = 0.0
+    tasks: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of them together."""
+        return self.compute + self.decode + self.encode + self.tasks
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.compute + other.compute,
+            self.decode + other.decode,
+            self.encode + other.encode,
+            self.tasks + other.tasks,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A block shape with what it comes to.
+
+    Attributes
+    ----------
+    bytes_each
+        Needed by one block.
+    at_once
+        Blocks computed at once.
+    work
+        Of all blocks, overlap and repeated decoding included.
+    seconds
+        Time by which shapes are compared; see `lepton_pipe.plan.shape`.
+    """
+
+    block: tuple[int, ...]
+    bytes_each: int
+    at_once: int
+    work: Work
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -147,6 +228,19 @@ class Stage:
         Values that must be known before the stage starts.
     slots
         Blocks computed at once over all workers.
+    order
+        Axes from the slowest to the fastest in the order of blocks; see `lepton_pipe.plan.reuse`.
+    cache_bytes
+        Decoded chunks that all workers together keep for the blocks that follow.
+    considered
+        The block shape chosen and the next best.
+    kept
+        Arrays, by name and scale level, whose chunks stay decoded in memory while the stage runs,
+        for it or for a later one; see `lepton_pipe.plan.keeping`.
+    kept_bytes
+        Bytes of those.
+    counts
+        Those of the steps whose losses are counted; see `lepton_pipe.plan.counted`.
     """
 
     index: int
@@ -160,12 +254,23 @@ class Stage:
     values: tuple[str, ...]
     sweep: Sweep | None = None
     slots: int = 1
+    order: tuple[int, ...] = ()
+    cache_bytes: int = 0
+    considered: tuple[Shape, ...] = ()
+    kept: tuple[tuple[str, int], ...] = ()
+    kept_bytes: int = 0
+    counts: tuple[str, ...] = ()
     estimate: Estimate = field(default=Estimate(0, 0, 0, 0.0))
 
     @property
     def blocks(self) -> Blocks:
-        """The blocks, in the order of their numbers."""
-        return Blocks(self.grid.shape, self.block)
+        """The blocks, in the order of their numbers, which is that in which they are run."""
+        return Blocks(self.grid.shape, self.block, self.order)
+
+    @property
+    def contributes(self) -> bool:
+        """Whether blocks return something that the run cannot do without."""
+        return bool(self.reduces or self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +365,10 @@ def stage_json(stage: Stage) -> dict[str, Any]:
         "block": list(stage.block),
         "tasks": len(stage.blocks),
         "at_once": stage.slots,
+        "order": [stage.grid.axes[i] for i in stage.blocks.order],
+        "cache_bytes": stage.cache_bytes,
+        "kept": [{"array": array, "level": level} for array, level in stage.kept],
+        "kept_bytes": stage.kept_bytes,
         "reads": [r.step for r in stage.reads],
         "steps": list(stage.steps),
         "reduces": list(stage.reduces),
@@ -267,6 +376,7 @@ def stage_json(stage: Stage) -> dict[str, Any]:
         "sweep_axis": None if stage.sweep is None else stage.sweep.axis,
         "task_bytes": stage.estimate.task_bytes,
         "bytes_read": stage.estimate.bytes_read,
+        "bytes_decoded": stage.estimate.bytes_decoded,
         "bytes_written": stage.estimate.bytes_written,
         "core_seconds": round(stage.estimate.core_seconds, 2),
     }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from lepton_pipe.errors import MemoryRefusedError, RefusedError
-from lepton_pipe.geometry import Layout
+from lepton_pipe.geometry import Grid, Layout
 from lepton_pipe.kernels.resample import downsample
-from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, scale_stages
+from lepton_pipe.plan.counted import with_counts
+from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, scale_stages, written_beside_outputs
+from lepton_pipe.plan.keeping import keep_between_stages, task_and_cache
 from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
 from lepton_pipe.plan.levels import Levels, assign_levels
+from lepton_pipe.plan.memory import table_bytes
 from lepton_pipe.plan.model import (
     SCRATCH,
     InputInfo,
@@ -24,18 +28,31 @@ from lepton_pipe.plan.model import (
     chunk_hint,
     level_step,
 )
+from lepton_pipe.plan.rates import NOMINAL, Rates
 from lepton_pipe.plan.stages import Draft, choose_kept, closure, draft_stages, stage_name
+from lepton_pipe.plan.wanted import refuse_chunks, refuse_unknown_axes
 from lepton_pipe.spec import Image, ImageType, Ref, Spec, Step
 
 MIB = 2**20
-# Resident bytes of a process with everything imported, before it holds a single block.
-DRIVER_BYTES = 220 * MIB
-WORKER_BYTES = 230 * MIB
+# Resident bytes of processes before they hold a single block, measured. In those that compute, the
+# loops of a first run are compiled, which takes 110 MiB; later runs find them compiled.
+DRIVER_BYTES = 130 * MIB
+WORKER_BYTES = 340 * MIB
+ALONE_BYTES = 355 * MIB
+
+
+class _Stored(NamedTuple):
+    """What was asked for of output images: chunk lengths by axis name, most scale levels."""
+
+    chunks: Mapping[str, int] | None
+    levels: int | None
 
 
 def baseline(resources: Resources) -> int:
     """Return the bytes that the processes of a run hold before any block."""
-    return DRIVER_BYTES + (0 if resources.serial else resources.workers * WORKER_BYTES)
+    if resources.in_process:
+        return ALONE_BYTES
+    return DRIVER_BYTES + resources.workers * WORKER_BYTES
 
 
 def make_plan(
@@ -43,6 +60,9 @@ def make_plan(
     inputs: Mapping[str, InputInfo],
     resources: Resources,
     tiling: Mapping[str, int] | None = None,
+    rates: Rates = NOMINAL,
+    chunks: Mapping[str, int] | None = None,
+    levels: int | None = None,
 ) -> Plan:
     """Plan a run.
 
@@ -56,38 +76,48 @@ def make_plan(
         Memory, workers and threads that may be used.
     tiling
         Length of chunks and blocks by axis name, for checking that results do not depend on it.
+    rates
+        What things cost on the machine that the plan is for.
+    chunks
+        Chunk length of output images by axis name, where the planner shall not choose it.
+    levels
+        Scale levels of output images at most, the full resolution among them.
 
     Raises
     ------
     MemoryRefusedError
         When no block shape fits the memory; names the memory that is enough.
     RefusedError
-        When an output has a dtype that cannot be stored.
+        When an output has a dtype that cannot be stored, or its chunks would make too many files.
+    UsageError
+        When `chunks` names an axis that no output has.
     """
     _refuse_dtypes(spec)
+    refuse_unknown_axes(chunks or {}, _output_grids(spec))
+    costed = rates.apply(spec)
+
+    def make(memory: int) -> Plan:
+        here = replace(resources, memory=memory)
+        return _plan(costed, inputs, here, tiling, rates, _Stored(chunks, levels))
+
     try:
-        return _plan(spec, inputs, resources, tiling)
+        return make(resources.memory)
     except MemoryRefusedError as error:
-        enough = _enough(spec, inputs, resources, tiling)
+        enough = _enough(make, resources)
         saved = (baseline(resources) - baseline(replace(resources, serial=True))) // MIB
-        serial = "" if resources.serial else f", run in one process (serial; saves {saved} MiB)"
+        serial = f", run in one process (serial; saves {saved} MiB)" if saved else ""
         raise MemoryRefusedError(
             f"{error}; give the run at least {enough // MIB} MiB{serial}, or store the input in "
             "smaller chunks"
         ) from None
 
 
-def _enough(
-    spec: Spec,
-    inputs: Mapping[str, InputInfo],
-    resources: Resources,
-    tiling: Mapping[str, int] | None,
-) -> int:
+def _enough(make: Callable[[int], Plan], resources: Resources) -> int:
     """Return memory, in whole MiB, that a plan was made with; a few percent less was refused."""
 
     def fits(memory: int) -> bool:
         try:
-            _plan(spec, inputs, replace(resources, memory=memory), tiling)
+            make(memory)
         except MemoryRefusedError:
             return False
         return True
@@ -110,21 +140,28 @@ def _plan(
     inputs: Mapping[str, InputInfo],
     resources: Resources,
     tiling: Mapping[str, int] | None,
+    rates: Rates,
+    wanted: _Stored,
 ) -> Plan:
     _refuse_tiny_memory(resources)
     levels = assign_levels(spec)
-    stored, decisions = choose_kept(spec, levels)
-    arrays = _stored_arrays(spec, stored, inputs, tiling)
+    stored, decisions = choose_kept(spec, levels, rates)
     skeletons = [
         _skeleton(spec, levels, stored, draft) for draft in draft_stages(spec, levels, stored)
     ]
-    full = with_scale_levels(spec)
-    budget = int((resources.memory - baseline(resources)) / ALLOCATOR_SLACK)
-    fitter = Fitter(full, arrays, inputs, budget, resources.slots, tiling)
+    beside = written_beside_outputs(spec, skeletons, levels)
+    arrays = _stored_arrays(spec, stored, inputs, tiling, wanted, beside)
+    full = with_scale_levels(spec, wanted.levels)
+    left = resources.memory - baseline(resources)
+    tables = table_bytes(spec, left)
+    budget = int((left - tables) / ALLOCATOR_SLACK)
+    fitter = Fitter(full, arrays, inputs, budget, resources.slots, rates, tiling)
     stages = fitter.fit(skeletons, levels)
     stages += scale_stages(fitter, stages)
-    stages = [replace(s, index=i) for i, s in enumerate(stages)]
-    worst = max((s.slots * s.estimate.task_bytes for s in stages), default=0)
+    if resources.in_process:
+        stages = keep_between_stages(stages, arrays, budget)
+    stages = [replace(s, index=i) for i, s in enumerate(with_counts(full, stages))]
+    worst = max(map(task_and_cache, stages), default=0)
     return Plan(
         pipeline=spec,
         spec=full,
@@ -133,7 +170,7 @@ def _plan(
         stages=tuple(stages),
         decisions=tuple(decisions),
         resources=resources,
-        peak_bytes=baseline(resources) + int(worst * ALLOCATOR_SLACK),
+        peak_bytes=baseline(resources) + tables + int(worst * ALLOCATOR_SLACK),
     )
 
 
@@ -154,19 +191,25 @@ def _refuse_tiny_memory(resources: Resources) -> None:
     if resources.memory <= baseline(resources):
         raise MemoryRefusedError(
             f"memory {resources.memory // MIB} MiB is less than the processes of a run hold "
-            f"before any block: {baseline(resources) // MIB} MiB with {resources.workers} worker(s)"
+            f"before any block: {baseline(resources) // MIB} MiB"
         )
 
 
-def with_scale_levels(spec: Spec) -> Spec:
-    """Add the steps that make the scale levels of every output image: ``labels@1`` and so on."""
+def with_scale_levels(spec: Spec, most: int | None = None) -> Spec:
+    """Add the steps that make the scale levels of every output image: ``labels@1`` and so on.
+
+    Parameters
+    ----------
+    most
+        Levels of an image at most, the full resolution among them.
+    """
     extra: list[Step] = []
     for source in dict.fromkeys(spec.outputs.values()):
         type_ = spec[source].type
         if not isinstance(type_, ImageType):
             continue
         method = "mean" if type_.kind == "image" else "nearest"
-        for level, factors in enumerate(scale_factors(type_.grid), start=1):
+        for level, factors in enumerate(scale_factors(type_.grid, most), start=1):
             made = downsample(Image(type_, None), factors, method)
             call, type_ = made.call, made.type
             args = {**call.args, "image": Ref(level_step(source, level - 1))}
@@ -180,21 +223,37 @@ def _stored_arrays(
     stored: set[str],
     inputs: Mapping[str, InputInfo],
     tiling: Mapping[str, int] | None,
+    wanted: _Stored,
+    beside: Collection[str],
 ) -> dict[str, StoredArray]:
-    """Decide where each stored step goes: outputs under their own name, the rest in scratch."""
+    """Decide where each stored step goes: outputs under their own name, the rest in scratch.
+
+    Chunks that are wanted are those of outputs. Scratch has them where it is written in the same
+    blocks, which could not be whole chunks of both otherwise.
+    """
     arrays: dict[str, StoredArray] = {}
+    chunks = wanted.chunks
     for name, step in spec.outputs.items():
         type_ = spec[step].type
         if isinstance(type_, ImageType):
-            levels = pyramid(type_.grid, chunk_hint(inputs, type_.grid), tiling)
+            hint = chunk_hint(inputs, type_.grid)
+            levels = pyramid(type_.grid, hint, tiling, chunks, wanted.levels)
+            if chunks:
+                refuse_chunks(name, type_.dtype.itemsize, levels[0])
             arrays[name] = StoredArray(name, step, type_, levels, output=True)
     for step in sorted(stored - set(spec.outputs.values())):
         type_ = spec.image_type(step)
         # Scratch is read by blocks alone: one chunk for each unit of writing is enough.
-        unit = choose_layout(type_.grid, chunk_hint(inputs, type_.grid), tiling).unit
+        same = chunks if step in beside else None
+        unit = choose_layout(type_.grid, chunk_hint(inputs, type_.grid), tiling, same).unit
         levels = (Layout(type_.grid, unit),)
         arrays[SCRATCH + step] = StoredArray(SCRATCH + step, step, type_, levels, output=False)
     return arrays
+
+
+def _output_grids(spec: Spec) -> list[Grid]:
+    types = [spec[step].type for step in spec.outputs.values()]
+    return [t.grid for t in types if isinstance(t, ImageType)]
 
 
 def _skeleton(spec: Spec, levels: Levels, stored: set[str], draft: Draft) -> Stage:

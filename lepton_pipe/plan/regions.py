@@ -32,10 +32,10 @@ def input_regions(spec: Spec, step: Step, region: Region) -> dict[str, Region]:
     regions are slabs, see `slabs`.
     """
     read = place_of(spec, step, region).read
-    return {i: _broadcast(read, spec.image_type(i).grid) for i in spec.image_inputs(step)}
+    return {i: broadcast(read, spec.image_type(i).grid) for i in spec.image_inputs(step)}
 
 
-def _broadcast(read: Region, grid: Grid) -> Region:
+def broadcast(read: Region, grid: Grid) -> Region:
     """Cut a region down to the trailing axes of an image of lower rank or with axes of length 1."""
     lead = read.ndim - grid.ndim
     ranges = zip(read.start[lead:], read.stop[lead:], grid.shape, strict=True)

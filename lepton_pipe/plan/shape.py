@@ -1,39 +1,68 @@
-"""Choose block shapes: the largest that fit the memory and still keep every core busy."""
+"""Choose block shapes: of those that fit the memory, the one whose run takes the least time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from math import lcm, prod
+from typing import Any
 
 from lepton_pipe.errors import MemoryRefusedError
-from lepton_pipe.geometry import Blocks, Grid
+from lepton_pipe.geometry import Grid
+from lepton_pipe.plan.model import Shape, Work
 
 # Beyond this a block gains little: its overlap is small already, and its task is worth its cost.
 MAX_BLOCK_VOXELS = 2**23
-# Enough blocks to go round. A fixed number, not one for each core: sums of floats are taken block
-# by block, and with the same blocks on any machine their last digit is the same as well.
-BLOCKS_AT_LEAST = 24
+# A larger one can still read each chunk once where no cache has room for them, or have less overlap
+# where that is most of what a block reads; it must then save this much, as it is far from the
+# caches of a core, and fewer of them are spread over the cores.
+LARGE_IS_WORTH = 1.25
+LARGE_BLOCK_VOXELS = 2**26
+# Blocks are chosen as if for this many cores, not those there are: on any machine with enough
+# memory they are then the same, and with them what depends on them.
+NOMINAL_CORES = 8
 
 
-def candidates(grid: Grid, unit: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield block shapes from the unit of writing upwards, each one axis doubled.
+def candidates(
+    grid: Grid,
+    unit: Sequence[int],
+    whole: Sequence[int] | None = None,
+    most: int = MAX_BLOCK_VOXELS,
+) -> Iterator[tuple[int, ...]]:
+    """Yield block shapes: the unit of writing, with each axis doubled any number of times.
 
-    The shortest spatial axis grows first: near-cubes have the least overlap for their size. An
-    axis never grows beyond the image.
+    An axis never grows beyond the image. Others than spatial axes, such as time and channels, grow
+    when blocks are whole planes or volumes: small images side by side share a task.
+
+    Parameters
+    ----------
+    whole
+        The smallest block that is made of whole chunks of what is read, too. Blocks up to that
+        may be larger than others.
+    most
+        Voxels of a block.
     """
-    block = tuple(min(u, n) for u, n in zip(unit, grid.shape, strict=True))
-    growable = grid.spatial or tuple(range(grid.ndim))
-    while True:
-        yield block
-        open_axes = [i for i in growable if block[i] < grid.shape[i]]
-        if not open_axes:
-            return
-        axis = min(open_axes, key=lambda i: (block[i], -i))
-        grown = [
-            min(2 * b, n) if i == axis else b
-            for i, (b, n) in enumerate(zip(block, grid.shape, strict=True))
-        ]
-        block = tuple(grown)
+    whole = whole or unit
+    lengths = [
+        sorted({*_doubled(u, n), min(w, n)})
+        for u, n, w in zip(unit, grid.shape, whole, strict=True)
+    ]
+    smallest = tuple(min(axis) for axis in lengths)
+    for block in product(*lengths):
+        inside = all(b <= w for b, w in zip(block, whole, strict=True))
+        complete = all(block[i] == grid.shape[i] for i in grid.spatial)
+        grown = any(block[i] > smallest[i] for i in range(grid.ndim) if i not in grid.spatial)
+        if grown and not complete:
+            continue
+        if block == smallest or inside or prod(block) <= most:
+            yield block
+
+
+def _doubled(unit: int, length: int) -> Iterator[int]:
+    while unit < length:
+        yield unit
+        unit *= 2
+    yield length
 
 
 def common_unit(units: Sequence[Sequence[int]], grid: Grid) -> tuple[int, ...]:
@@ -44,65 +73,61 @@ def common_unit(units: Sequence[Sequence[int]], grid: Grid) -> tuple[int, ...]:
 
 
 def choose_block(
-    grid: Grid,
-    unit: Sequence[int],
+    shapes: Iterable[tuple[int, ...]],
     need: Callable[[tuple[int, ...]], int],
+    work_of: Callable[[tuple[int, ...], int], Work],
+    count: Callable[[tuple[int, ...]], int],
     budget: int,
     slots: int,
     what: str,
-    *,
-    single: bool = False,
-) -> tuple[tuple[int, ...], int]:
-    """Return a block shape and how many blocks may be computed at once.
+) -> list[Shape]:
+    """Return the shapes that fit, the quickest first.
 
     Parameters
     ----------
+    shapes
+        Block shapes to choose from, the smallest first.
     need
         Bytes that a task needs for a given block shape.
+    work_of
+        Work of all blocks of a shape, given the bytes left for decoded chunks.
+    count
+        Number of blocks of a shape.
     budget
         Bytes for all tasks together.
     slots
         Blocks that could be computed at once.
     what
         Name of the stage, for the error.
-    single
-        Take the unit itself, however small.
 
     Raises
     ------
     MemoryRefusedError
         When not even one block of the smallest shape fits.
     """
-    best: tuple[tuple[int, ...], int] | None = None
-    smallest = None
-    for block in candidates(grid, unit):
+    fitting, smallest = [], None
+    for block in shapes:
         bytes_each = need(block)
-        smallest = smallest or bytes_each
+        smallest = min(smallest or (bytes_each, block), (bytes_each, block))
         at_once = min(slots, budget // max(1, bytes_each))
-        if best is not None and not _better(grid, block, at_once, best):
-            break
-        if at_once >= 1:
-            best = block, at_once
-        if at_once < 1 or single:
-            break
-    if best is None:
+        if at_once < 1:
+            continue
+        work = work_of(block, budget - at_once * bytes_each)
+        cores = NOMINAL_CORES * at_once / slots
+        seconds = work.total / cores * (1 + (cores - 1) / count(block))
+        fitting.append(Shape(block, bytes_each, at_once, work, seconds))
+    if not fitting and smallest is not None:
         raise MemoryRefusedError(
-            f"stage {what}: one block of {_by(unit)} voxels needs {_mib(smallest or 0)} MiB, but "
-            f"{_mib(budget)} MiB are left for blocks beside what the processes hold"
+            f"stage {what}: one block of {_by(smallest[1])} voxels needs {_mib(smallest[0])} MiB, "
+            f"but {_mib(budget)} MiB are left for blocks beside what the processes hold"
         )
-    return best
+    return sorted(fitting, key=_rank)
 
 
-def _better(
-    grid: Grid,
-    block: tuple[int, ...],
-    at_once: int,
-    best: tuple[tuple[int, ...], int],
-) -> bool:
-    """Tell whether a larger block is worth it: as many at once, and enough of them to go round."""
-    if at_once < best[1] or prod(block) > MAX_BLOCK_VOXELS:
-        return False
-    return len(Blocks(grid.shape, block)) >= BLOCKS_AT_LEAST
+def _rank(shape: Shape) -> tuple[Any, ...]:
+    voxels = prod(shape.block)
+    seconds = shape.seconds * (LARGE_IS_WORTH if voxels > MAX_BLOCK_VOXELS else 1.0)
+    return seconds, voxels, sum(shape.block), shape.block
 
 
 def _by(shape: Sequence[int]) -> str:

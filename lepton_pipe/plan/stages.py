@@ -10,12 +10,9 @@ import numpy as np
 from lepton_pipe.geometry import Grid
 from lepton_pipe.plan.levels import Levels
 from lepton_pipe.plan.model import Decision
+from lepton_pipe.plan.rates import Rates
 from lepton_pipe.spec import ImageType, Spec, Step
 
-# Nanoseconds per byte, of one core: measured rates of LZ4 scratch and of a Zstd input.
-STORE_NS = 1.8
-LOAD_NS = 0.6
-DECODE_NS = 1.1
 # Kernels that a stage is named after.
 WORDS = 3
 
@@ -85,18 +82,17 @@ def _written_before(step: str, levels: Levels, draft: Draft) -> bool:
     return step not in draft.sinks and levels.of[step] < draft.level
 
 
-def choose_kept(spec: Spec, levels: Levels) -> tuple[set[str], list[Decision]]:
+def choose_kept(spec: Spec, levels: Levels, rates: Rates) -> tuple[set[str], list[Decision]]:
     """Choose which results are stored because later stages need them again.
 
     Greedy: as long as storing one more result saves time, the one that saves most is stored. What
     is an output is stored anyway and costs nothing more. Returns the steps to store, and a
     decision for everything that was a candidate.
     """
-    outputs = {s for s in spec.outputs.values() if isinstance(spec[s].type, ImageType)}
     stored = set(levels.stored)
     decisions = [Decision(s, "store", _rule(levels, s)) for s in sorted(stored)]
     while True:
-        offers = _offers(spec, levels, stored, outputs)
+        offers = _offers(spec, levels, stored, rates)
         best = max(offers, key=lambda o: o.saving, default=None)
         if best is None or best.saving <= 0:
             break
@@ -119,7 +115,7 @@ class _Offer:
     reason: str
 
 
-def _offers(spec: Spec, levels: Levels, stored: set[str], outputs: set[str]) -> list[_Offer]:
+def _offers(spec: Spec, levels: Levels, stored: set[str], rates: Rates) -> list[_Offer]:
     drafts = draft_stages(spec, levels, stored)
     uses: dict[str, list[Draft]] = {}
     for draft in drafts:
@@ -133,26 +129,27 @@ def _offers(spec: Spec, levels: Levels, stored: set[str], outputs: set[str]) -> 
             continue
         if step_id in levels.pinned:  # stored by rule, or never needed again
             continue
-        offers.append(_offer(spec, step_id, type_, len(again), stored, step_id in outputs))
+        offers.append(_offer(spec, step_id, type_, len(again), stored, rates))
     return offers
 
 
 def _offer(
-    spec: Spec, step_id: str, type_: ImageType, again: int, stored: set[str], written: bool
+    spec: Spec, step_id: str, type_: ImageType, again: int, stored: set[str], rates: Rates
 ) -> _Offer:
     size = type_.dtype.itemsize
-    compute = chain_cost(spec, step_id, stored)
-    store = 0.0 if written else STORE_NS * size
-    saving = again * (compute - LOAD_NS * size) - store
+    compute = chain_cost(spec, step_id, stored, rates)
+    store = 0.0 if step_id in spec.outputs.values() else rates.store_ns * size
+    load = again * rates.load_ns * size
+    saving = again * compute - load - store
     reason = (
         f"{again} later {'stage needs' if again == 1 else 'stages need'} it: computing it again "
         f"takes {again * compute:.0f} ns a voxel, storing and reading it "
-        f"{store + again * LOAD_NS * size:.0f}"
+        f"{store + load:.0f}"
     )
     return _Offer(step_id, saving * type_.grid.size, reason)
 
 
-def chain_cost(spec: Spec, step_id: str, stored: Iterable[str]) -> float:
+def chain_cost(spec: Spec, step_id: str, stored: Iterable[str], rates: Rates) -> float:
     """Return the nanoseconds per voxel to compute a step from what is stored or read."""
     stored, seen, cost = set(stored), set(), 0.0
     stack = [step_id]
@@ -163,9 +160,9 @@ def chain_cost(spec: Spec, step_id: str, stored: Iterable[str]) -> float:
         seen.add(step.id)
         size = spec.image_type(step.id).dtype.itemsize
         if step.kernel is None:
-            cost += DECODE_NS * size
+            cost += rates.decode_ns * size
         elif step.id in stored and step.id != step_id:
-            cost += LOAD_NS * size
+            cost += rates.load_ns * size
         else:
             cost += step.cost
             stack.extend(spec.image_inputs(step))

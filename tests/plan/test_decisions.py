@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from math import prod
 
 import numpy as np
 import pytest
 
 import lepton_pipe as lp
 from lepton_pipe.errors import MemoryRefusedError, RefusedError
-from lepton_pipe.geometry import Grid
+from lepton_pipe.geometry import Blocks, Grid
 from lepton_pipe.kernels.filters import gaussian
 from lepton_pipe.kernels.labels import label
 from lepton_pipe.kernels.projection import project
@@ -18,9 +18,17 @@ from lepton_pipe.kernels.regions import regionprops
 from lepton_pipe.kernels.resample import crop, downsample
 from lepton_pipe.plan import InputInfo, Resources, make_plan
 from lepton_pipe.plan.levels import assign_levels
+from lepton_pipe.plan.model import Work
 from lepton_pipe.plan.planner import baseline
+from lepton_pipe.plan.rates import NOMINAL
 from lepton_pipe.plan.regions import accumulated_depth
-from lepton_pipe.plan.shape import candidates, choose_block, common_unit
+from lepton_pipe.plan.shape import (
+    MAX_BLOCK_VOXELS,
+    NOMINAL_CORES,
+    candidates,
+    choose_block,
+    common_unit,
+)
 from lepton_pipe.plan.stages import choose_kept
 from lepton_pipe.spec import Definition, ImageType
 from tests.plan.pipelines import GIB, MIB
@@ -44,7 +52,7 @@ def plan_of(fn, shape=SHAPE, dtype="uint16", resources=None, **options):
 
 def kept(fn):
     spec = spec_of(fn)
-    return {d.step: d.choice for d in choose_kept(spec, assign_levels(spec))[1]}
+    return {d.step: d.choice for d in choose_kept(spec, assign_levels(spec), NOMINAL)[1]}
 
 
 @lp.kernel(cost=500.0)
@@ -73,7 +81,7 @@ def nuclei(raw: lp.Image):
 
 def test_a_value_a_join_and_a_table_come_one_after_the_other():
     levels = assign_levels(spec_of(nuclei)).of
-    assert (levels["raw"], levels["gaussian"], levels["mean"]) == (0, 0, 0)
+    assert (levels["raw"], levels["gaussian"], levels["moments"]) == (0, 0, 0)
     assert (levels["greater"], levels["label_join"]) == (1, 1)
     assert (levels["label_apply"], levels["regionprops"]) == (2, 2)
 
@@ -93,7 +101,7 @@ def test_what_reduces_at_the_same_level_shares_a_stage():
         return {"a": mean(raw), "b": mean(gaussian(raw, 1)), "c": gaussian(raw, 1)}
 
     (stage,) = plan_of(two, (64, 64, 64)).stages
-    assert set(stage.reduces) == {"mean", "mean_2"}
+    assert set(stage.reduces) == {"integer_counts", "moments"}
     assert [w.array for w in stage.writes] == ["c"]
 
 
@@ -216,19 +224,35 @@ def test_every_decision_says_why():
 # -- blocks ---------------------------------------------------------------------------------
 
 
-def test_candidates_grow_by_doubling_and_end_with_the_image():
+def test_candidates_are_the_unit_with_each_axis_doubled_up_to_the_image():
     grid = Grid.of((100, 300, 500))
     shapes = list(candidates(grid, (64, 64, 64)))
     assert shapes[0] == (64, 64, 64)
-    assert shapes[-1] == (100, 300, 500)
-    for a, b in pairwise(shapes):
-        assert sum(x != y for x, y in zip(a, b, strict=True)) == 1
-        assert all(y % 64 == 0 or y == n for y, n in zip(b, grid.shape, strict=True))
+    assert (100, 300, 256) in shapes
+    assert all(prod(s) <= MAX_BLOCK_VOXELS for s in shapes)
+    for shape in shapes:
+        assert all(a % 64 == 0 or a == n for a, n in zip(shape, grid.shape, strict=True))
+    assert list(candidates(grid, (100, 300, 500)))[-1] == (100, 300, 500)
 
 
-def test_blocks_do_not_grow_across_time_and_channels():
+def test_blocks_grow_across_time_and_channels_only_as_whole_volumes():
     grid = Grid.of((5, 2, 30, 100, 100))
-    assert all(c[:2] == (1, 1) for c in candidates(grid, (1, 1, 30, 50, 50)))
+    shapes = list(candidates(grid, (1, 1, 30, 50, 50)))
+    assert {c[:2] for c in shapes if c[2:] != (30, 100, 100)} == {(1, 1)}
+    assert {c[:2] for c in shapes if c[2:] == (30, 100, 100)} >= {(1, 1), (4, 2), (5, 2)}
+
+
+def test_many_small_planes_share_a_task():
+    def planes(raw: lp.Image):
+        return gaussian(raw, 1)
+
+    grid = Grid.of((2000, 128, 128), axes="tyx")
+    raw = ImageType(grid, np.dtype(np.uint16))
+    spec = lp.pipeline(planes).bind({"raw": raw}, {})
+    inputs = {"raw": InputInfo(raw, (1, 128, 128), "files")}
+    plan = make_plan(spec, inputs, Resources(4 * GIB, 1, 2))
+    assert plan.stages[0].block[0] > 16
+    assert plan.stages[0].block[1:] == (128, 128)
 
 
 def test_a_common_unit_is_whole_units_of_each():
@@ -237,21 +261,46 @@ def test_a_common_unit_is_whole_units_of_each():
     assert common_unit([(60, 10), (35, 15)], grid) == (100, 30)
 
 
-def test_the_largest_block_that_leaves_work_for_every_slot_is_chosen():
+def test_the_quickest_block_that_fits_is_chosen():
     grid = Grid.of((1000, 1000))
 
-    def bytes_of(block):
-        return 8 * block[0] * block[1]
+    def choose(budget, seconds=lambda block, left: 1.0 + 0.01 * 1e6 / prod(block)):
+        return choose_block(
+            candidates(grid, (50, 50)),
+            need=lambda block: 8 * prod(block),
+            work_of=lambda block, left: Work(seconds(block, left)),
+            count=lambda block: len(Blocks(grid.shape, block)),
+            budget=budget,
+            slots=4,
+            what="s",
+        )
 
-    roomy = choose_block(grid, (50, 50), bytes_of, 2**40, 4, "s")
-    assert roomy[1] == 4
-    assert (1000 * 1000) / (roomy[0][0] * roomy[0][1]) >= 12
-    tight = choose_block(grid, (50, 50), bytes_of, 4 * bytes_of((100, 100)), 4, "s")
-    assert tight == ((100, 100), 4)
-    tightest = choose_block(grid, (50, 50), bytes_of, bytes_of((50, 50)), 4, "s")
-    assert tightest == ((50, 50), 1)
+    roomy = choose(2**40)[0]
+    assert roomy.at_once == 4
+    assert 1e6 / prod(roomy.block) >= NOMINAL_CORES
+    tight = choose(4 * 8 * 100 * 100)
+    assert (tight[0].block, tight[0].at_once) == ((100, 100), 4)
+    assert choose(8 * 50 * 50)[0].at_once == 1
+    wide = choose(2**40, lambda block, left: 1.0 / block[1])[0]
+    assert wide.block[1] == 1000
     with pytest.raises(MemoryRefusedError, match="stage s: one block of 50 x 50 voxels needs"):
-        choose_block(grid, (50, 50), bytes_of, bytes_of((50, 50)) - 1, 4, "s")
+        choose(8 * 50 * 50 - 1)
+
+
+def test_what_is_left_of_the_memory_is_offered_to_the_cache():
+    grid = Grid.of((100, 100))
+    offers = {}
+    choose_block(
+        candidates(grid, (50, 50)),
+        need=prod,
+        work_of=lambda block, left: Work(offers.setdefault(block, left) * 0.0 + 1),
+        count=lambda block: len(Blocks(grid.shape, block)),
+        budget=12_000,
+        slots=2,
+        what="s",
+    )
+    assert offers[50, 50] == 12_000 - 2 * 2500
+    assert offers[100, 100] == 2_000
 
 
 def test_planning_very_many_blocks_does_not_list_them():
@@ -279,7 +328,7 @@ def test_a_chain_of_thousands_of_kernels_is_planned():
 
 
 def test_memory_below_what_the_processes_hold_is_refused_before_all_else():
-    with pytest.raises(MemoryRefusedError, match=r"memory 300 MiB is less than .* 2 worker\(s\)"):
+    with pytest.raises(MemoryRefusedError, match=r"memory 300 MiB is less than .* 810 MiB"):
         plan_of(nuclei, resources=Resources(300 * MIB, 2))
 
 
@@ -306,3 +355,25 @@ def test_what_cannot_be_stored_may_still_be_used_on_the_way():
         return np.absolute(wave(raw))
 
     assert plan_of(power, dtype="float32").arrays["power"].type.dtype == np.float32
+
+
+def planes_plan(sigma, planes):
+    def smooth(raw: lp.Image):
+        return gaussian(raw, sigma)
+
+    spec = spec_of(smooth, (planes, 1024, 1024))
+    inputs = {"raw": InputInfo(spec.image_type("raw"), (1, 1024, 1024), "")}
+    return make_plan(spec, inputs, Resources(16 * GIB, 0, 2)).stages[0]
+
+
+def test_blocks_grow_where_most_of_what_they_read_is_overlap():
+    assert prod(planes_plan(0.5, 512).block) <= MAX_BLOCK_VOXELS
+    assert planes_plan(6.0, 512).block[0] >= 16  # a voxel is read four times at most, not seven
+
+
+def test_a_kernel_costs_what_it_is_handed_not_what_it_gives():
+    compute = {s.block[0]: s.work.compute for s in planes_plan(6.0, 64).considered}
+    low, high = min(compute), max(compute)
+    assert low < high
+    # Each block is handed up to 48 planes more than it gives.
+    assert compute[low] > 1.3 * compute[high]

@@ -80,6 +80,14 @@ def test_chunks_so_small_that_they_would_be_many_files_are_sharded():
     assert choose_layout(few, (32, 32, 32)).shards is None
 
 
+def test_planes_so_small_that_they_would_be_many_files_share_shards():
+    stack = Grid.of((2000, 512, 512), "tyx")
+    assert choose_layout(stack, (1, 512, 512)).shards == (4, 512, 512)
+    channels = Grid.of((500, 3, 512, 512), "tcyx")
+    assert choose_layout(channels, (1, 1, 512, 512)).shards == (1, 4, 512, 512)
+    assert choose_layout(Grid.of((900, 512, 512), "tyx"), (1, 512, 512)).shards is None
+
+
 def test_tiling_is_taken_as_it_is_and_cut_to_the_image():
     layout = choose_layout(Grid.of((5, 90, 100)), (1, 2, 3), {"y": 7, "x": 1000})
     assert (layout.chunks, layout.shards) == ((5, 7, 100), None)

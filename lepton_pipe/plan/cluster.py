@@ -1,0 +1,62 @@
+"""Whether a run is worth a cluster: small ones are over before one would have started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lepton_pipe.errors import MemoryRefusedError
+from lepton_pipe.plan.model import InputInfo, Plan, Resources
+from lepton_pipe.plan.planner import make_plan
+from lepton_pipe.plan.rates import NOMINAL, Rates
+from lepton_pipe.spec import Spec
+
+SLOWER = 1.2
+"""A cluster that is slower by this for want of memory is not worth its dashboard."""
+CLUSTER_SECONDS = 2.0
+"""What a local cluster takes to start and stop."""
+
+
+def plan_where_it_pays(
+    spec: Spec,
+    inputs: Mapping[str, InputInfo],
+    resources: Resources,
+    rates: Rates = NOMINAL,
+    chunks: Mapping[str, int] | None = None,
+    levels: int | None = None,
+) -> Plan:
+    """Plan a run for a local cluster, or for threads of this process where that is better.
+
+    It is better where the work is done before a cluster would have started, and where its
+    processes take memory that the blocks need. Results are the same.
+
+    Parameters
+    ----------
+    resources
+        Those of the cluster.
+    rates, chunks, levels
+        As for `make_plan`.
+
+    Raises
+    ------
+    RefusedError
+        As `make_plan`; the memory that it names is enough for threads of this process.
+    """
+    here = replace(resources, workers=0, threads=resources.slots)
+    try:
+        made = make_plan(spec, inputs, resources, rates=rates, chunks=chunks, levels=levels)
+    except MemoryRefusedError:
+        return make_plan(spec, inputs, here, rates=rates, chunks=chunks, levels=levels)
+    alone = make_plan(spec, inputs, here, rates=rates, chunks=chunks, levels=levels)
+    return alone if _is_small(made) or made.seconds > SLOWER * alone.seconds else made
+
+
+def why_no_cluster(plan: Plan) -> str:
+    """Return why a plan without workers has none, for people."""
+    if _is_small(plan):
+        return "no cluster: the work is done before one would have started"
+    return "no cluster: its processes would take memory that the blocks need"
+
+
+def _is_small(plan: Plan) -> bool:
+    return plan.seconds < CLUSTER_SECONDS

@@ -1,0 +1,63 @@
+"""What a stage writes and a later one reads stays decoded in memory, where there is room.
+
+It is written all the same: a run that is stopped goes on from the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lepton_pipe.plan.model import Read, Stage, StoredArray
+
+
+def keep_between_stages(
+    stages: Sequence[Stage], arrays: Mapping[str, StoredArray], budget: int
+) -> list[Stage]:
+    """Return the stages, and what each finds in memory or leaves there.
+
+    That is a scale level from which the next ones are made. Intermediate images are read back from
+    the disk: their checksums are looked at, and they are larger.
+
+    Parameters
+    ----------
+    budget
+        Bytes for blocks and chunks, for a run whose blocks are all computed by one process.
+    """
+    found = list(stages)
+    for reader, stage in enumerate(stages):
+        for read in stage.reads:
+            writer = _writer(stages[:reader], read)
+            if writer is not None and read.array is not None and arrays[read.array].output:
+                _keep(found, arrays[read.array], read, range(writer, reader + 1), budget)
+    return found
+
+
+def _writer(stages: Sequence[Stage], read: Read) -> int | None:
+    """Return which stage writes what is read."""
+    where = (read.array, read.level)
+    for number, stage in enumerate(stages):
+        if any((w.array, w.level) == where for w in stage.writes):
+            return number
+    return None
+
+
+def _keep(
+    stages: list[Stage], array: StoredArray, read: Read, span: Sequence[int], budget: int
+) -> None:
+    """Keep an array from the stage that writes it to the one that reads it, if there is room."""
+    size = array.levels[read.level].grid.size * array.type.dtype.itemsize
+    if any(task_and_cache(stages[i]) + size > budget for i in span):
+        return
+    for i in span:
+        kept = (array.name, read.level)
+        stages[i] = replace(
+            stages[i],
+            kept=tuple(dict.fromkeys((*stages[i].kept, kept))),
+            kept_bytes=stages[i].kept_bytes + (0 if kept in stages[i].kept else size),
+        )
+
+
+def task_and_cache(stage: Stage) -> int:
+    """Return the bytes of all blocks of a stage that run at once, and of what is held for them."""
+    return stage.slots * stage.estimate.task_bytes + stage.cache_bytes + stage.kept_bytes

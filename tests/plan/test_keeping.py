@@ -1,0 +1,70 @@
+"""Scale levels from which the next are made stay decoded in memory, where there is room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zarr
+
+import lepton_pipe as lp
+from lepton_pipe.cache import chunks
+from lepton_pipe.kernels import astype
+from lepton_pipe.merge.pyramid import downsample_array
+from tests.run.five import fingerprints
+
+IMAGE = np.random.default_rng(0).integers(0, 60000, (9, 900, 1100)).astype(np.uint16)
+
+
+@lp.pipeline
+def levels(raw: lp.Image):
+    """Make scale levels of an image that is not stored as it is."""
+    return {"image": astype(raw, "uint32") + 1}
+
+
+def planned(out, **options):
+    return levels.plan(raw=IMAGE, out=out, chunks="z=3,y=300,x=300", **options)
+
+
+def forget(plan):
+    """Return the plan as it would be without anything kept."""
+    stages = tuple(replace(s, kept=(), kept_bytes=0) for s in plan.data.stages)
+    plan.data = replace(plan.data, stages=stages)
+    return plan
+
+
+def decoded_by(run):
+    before = chunks.snapshot().decoded_bytes
+    run()
+    return chunks.snapshot().decoded_bytes - before
+
+
+def test_a_level_is_not_decoded_to_make_the_next(tmp_path):
+    kept, plain = planned(tmp_path / "a", serial=True), planned(tmp_path / "b", serial=True)
+    size = sum(s.kept_bytes for s in kept.data.stages[:1])
+    assert size > 0
+    less = decoded_by(lambda: kept.run(progress=False))
+    more = decoded_by(lambda: forget(plain).run(progress=False))
+    assert more - less >= size
+    assert chunks.snapshot().held_bytes == 0
+
+
+@pytest.mark.parametrize("options", [{"serial": True}, {}])
+def test_the_bytes_are_those_of_a_run_that_keeps_nothing(tmp_path, options):
+    planned(tmp_path / "a", **options).run(progress=False)
+    forget(planned(tmp_path / "b", **options)).run(progress=False)
+    assert fingerprints(tmp_path / "a") == fingerprints(tmp_path / "b")
+    coarse = downsample_array(downsample_array(IMAGE + np.uint32(1), (2, 2, 2)), (2, 2, 2))
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "a" / "image" / "2")[:], coarse)
+
+
+def test_what_is_kept_counts_as_memory_of_the_run(tmp_path):
+    plan = planned(tmp_path / "a", serial=True).data
+    for stage in plan.stages:
+        held = stage.slots * stage.estimate.task_bytes + stage.cache_bytes + stage.kept_bytes
+        assert held < plan.peak_bytes
+
+
+def test_workers_keep_nothing(tmp_path):
+    assert not any(s.kept for s in planned(tmp_path / "a", workers=1).data.stages)
