@@ -1,4 +1,4 @@
-"""Turn groups of blocks into Dask graphs: one task for each block, one that folds the group.
+"""Turn the blocks of a stage into tasks of a Dask client.
 
     program  ------------+-----------+----------- ...
                          |           |
@@ -6,30 +6,41 @@
                          \\          |          /
                         (name-fold, 0)                        partials folded where they are
 
-Keys carry the pipeline's own words, so the dashboard reads like the pipeline.
+The program is a task too, sent once: a worker that is lost takes nothing along that cannot be made
+again. Blocks so short that they are not worth a task each are sent a group to a task. Keys carry
+the pipeline's own words, so the dashboard reads like the pipeline.
 """
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from types import MappingProxyType
 from typing import Any
 
 import cloudpickle
+from distributed import Client, Future, get_worker
 
 from lepton_pipe.merge.fold import FAN
 from lepton_pipe.worker import BlockResult, Combine, Program, run_block
+from lepton_pipe.worker.running import noted
 
-Key = str | tuple[str, int]
-Graph = dict[Key, tuple[Any, ...]]
+Key = str | tuple[str, int] | tuple[str, int, int]
+# Folds go before blocks, so that what they fold is let go soon.
+_FOLD_PRIORITY = 1
+_NONE: Mapping[int, int] = MappingProxyType({})
+
+
+def _numbered(name: str, number: int, attempt: int) -> Key:
+    return (name, number, attempt) if attempt else (name, number)
 
 
 @dataclass(frozen=True)
 class StageGraph:
-    """Builds the graphs of one stage.
+    """Names and sends the tasks of one stage.
 
     Parameters
     ----------
@@ -61,41 +72,90 @@ class StageGraph:
         """Number of groups of blocks, each `FAN` long but the last."""
         return -(-self.blocks // FAN)
 
-    @property
-    def program_key(self) -> str:
-        """Key of the program."""
-        return f"program-{self.token}"
+    def program_key(self, attempt: int = 0) -> str:
+        """Return the key of the program; each attempt at sending it has its own."""
+        return f"program-{self.token}" + (f"-{attempt}" if attempt else "")
 
     def members(self, group: int) -> range:
         """Return the numbers of the blocks of a group."""
         return range(group * FAN, min(self.blocks, (group + 1) * FAN))
 
-    def block_key(self, index: int) -> Key:
-        """Return the key of a block's task."""
-        return (f"{self.name}-{self.token}", index)
+    def block_key(self, index: int, attempt: int = 0) -> Key:
+        """Return the key of a block's task; each attempt has its own."""
+        return _numbered(f"{self.name}-{self.token}", index, attempt)
 
-    def fold_key(self, group: int) -> Key:
+    def fold_key(self, group: int, attempt: int = 0) -> Key:
         """Return the key of the task that folds a group."""
-        return (f"fold:{self.name}-{self.token}", group)
+        return _numbered(f"fold:{self.name}-{self.token}", group, attempt)
 
-    def graph(self, indices: Sequence[int], earlier: Mapping[Key, Any]) -> Graph:
-        """Return the tasks of some blocks, and the fold of each group whose last block is there.
+    def whole_key(self, group: int) -> Key:
+        """Return the key of the task that runs a whole group and folds it."""
+        return (f"{FAN}x:{self.name}-{self.token}", group)
 
-        Blocks of such a group that were sent before are in `earlier`, as futures.
+    def send_program(self, client: Client, attempt: int = 0) -> Future[Program]:
+        """Send what all tasks need; hold the future as long as tasks are sent."""
+        return client.submit(load_program, self.program, key=self.program_key(attempt))
+
+    def send_blocks(
+        self,
+        client: Client,
+        program: Future[Program],
+        indices: Sequence[int],
+        *,
+        attempts: Mapping[int, int] = _NONE,
+        workers: Collection[str] = (),
+    ) -> list[Future[BlockResult]]:
+        """Send a task for each of some blocks.
+
+        Parameters
+        ----------
+        attempts
+            How often those were sent before that are sent once more.
+        workers
+            Addresses of those that may run them; by default all.
         """
-        tasks: Graph = {self.program_key: (load_program, self.program)}
-        for index in indices:
-            parts = dict(self.parts(index))
-            tasks[self.block_key(index)] = (run_block, self.program_key, index, parts)
-        for group in self.folds(indices):
-            keys = [self.block_key(index) for index in self.members(group)]
-            members = [key if key in tasks else earlier[key] for key in keys]
-            tasks[self.fold_key(group)] = (fold_group, self.program_key, members)
-        return tasks
+        keys = [self.block_key(i, attempts.get(i, 0)) for i in indices]
+        parts = [dict(self.parts(i)) for i in indices]
+        return self._send(client, run_one, program, list(indices), parts, keys, workers)
 
-    def folds(self, indices: Sequence[int]) -> list[int]:
-        """Return the groups whose last block is among `indices`."""
-        return [i // FAN for i in indices if i == self.members(i // FAN)[-1]]
+    def send_wholes(
+        self, client: Client, program: Future[Program], groups: Sequence[int]
+    ) -> list[Future[BlockResult]]:
+        """Send a task for each of some groups, which runs its blocks one after the other."""
+        keys = [self.whole_key(g) for g in groups]
+        parts = [[dict(self.parts(i)) for i in self.members(g)] for g in groups]
+        firsts = [self.members(g)[0] for g in groups]
+        return self._send(client, run_group, program, firsts, parts, keys)
+
+    def send_fold(
+        self,
+        client: Client,
+        program: Future[Program],
+        group: int,
+        results: Sequence[Future[BlockResult]],
+        attempt: int = 0,
+    ) -> Future[BlockResult]:
+        """Send the task that folds a group."""
+        key = self.fold_key(group, attempt)
+        return client.submit(fold_group, program, list(results), key=key, priority=_FOLD_PRIORITY)
+
+    def _send(
+        self,
+        client: Client,
+        run: Callable[..., BlockResult],
+        program: Future[Program],
+        first: list[int],
+        parts: list[Any],
+        keys: list[Key],
+        workers: Collection[str] = (),
+    ) -> list[Future[BlockResult]]:
+        # Not "pure": the keys are unique, and nothing need be hashed to find that out. No timeout:
+        # what is sent later has a later place in the scheduler's order.
+        programs = [program] * len(keys)
+        where = sorted(workers) or None
+        return client.map(
+            run, programs, first, parts, key=keys, pure=False, fifo_timeout="0s", workers=where
+        )
 
 
 def load_program(sent: bytes) -> Program:
@@ -104,10 +164,21 @@ def load_program(sent: bytes) -> Program:
     return program
 
 
+def run_one(program: Program, index: int, parts: Mapping[str, Any]) -> BlockResult:
+    """Run a block, and note as long as it runs that it does."""
+    with noted(program.notes, get_worker().address if program.notes else "", index):
+        return run_block(program, index, parts)
+
+
+def run_group(program: Program, first: int, parts: Sequence[Mapping[str, Any]]) -> BlockResult:
+    """Run a group of blocks, the first of them number `first`, and fold them left to right."""
+    results = (run_one(program, first + i, part) for i, part in enumerate(parts))
+    return reduce(Combine(program.spec, program.stage.reduces), results)
+
+
 def fold_group(program: Program, results: list[BlockResult]) -> BlockResult:
     """Fold the results of a group from left to right.
 
     Folding may change what it folds, and Dask may need the results again: it works on copies.
     """
-    results = copy.deepcopy(results)
-    return reduce(Combine(program.spec, program.stage.reduces), results)
+    return reduce(Combine(program.spec, program.stage.reduces), map(copy.deepcopy, results))

@@ -1,10 +1,12 @@
-"""Run one block: read once, compute the whole chain, write whole chunks, return partials."""
+"""One block's task: read once, compute the whole chain, write whole chunks, return partials."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,150 +14,319 @@ import numpy as np
 from lepton_pipe.device import frozen, to_device, to_host
 from lepton_pipe.errors import LeptonError
 from lepton_pipe.geometry import Region
-from lepton_pipe.plan.memory import last_use
+from lepton_pipe.ledger.journal import Unit
+from lepton_pipe.plan.absorb import Group, last_use, results_of
+from lepton_pipe.plan.counted import owned_regions
+from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
+from lepton_pipe.plan.model import Write
+from lepton_pipe.plan.rates import measured_name
 from lepton_pipe.plan.regions import (
-    block_regions,
     input_regions,
     place_of,
+    region_bytes,
     slab_regions,
     sweep_source,
     written_region,
 )
-from lepton_pipe.spec import ImageType, Place, Ref, Step, blamed, check_result, finish_step
+from lepton_pipe.spec import (
+    Absorbing,
+    Around,
+    ImageType,
+    Lost,
+    Operation,
+    Place,
+    Ref,
+    Step,
+    Tally,
+    Voxelwise,
+    blamed,
+    check_result,
+    finish_step,
+)
+from lepton_pipe.spec.canonical import kernel_name
+from lepton_pipe.store import copy_block
+from lepton_pipe.store.writers import Written
+from lepton_pipe.worker.faults import tried
 from lepton_pipe.worker.program import BlockResult, Program, Stats
+from lepton_pipe.worker.running import at_steps
 
 
-def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockResult:
-    """Run the task of block `index`.
-
-    Parameters
-    ----------
-    parts
-        The block's own parts of values that have one for each block.
-
-    Raises
-    ------
-    KernelError
-        When a kernel raised or broke its declaration; names kernel, block and the user's line.
-    """
-    task = _Task(program, index, {**program.values, **parts})
-    try:
-        if program.stage.sweep is not None:
-            task.sweep()
-        else:
-            task.run(program.stage.steps, block_regions(program.spec, program.stage, task.block))
-    except LeptonError as error:
-        # What a kernel raised may not survive being pickled; the message holds all of it.
-        error.__context__ = None
-        raise
-    task.result.stats.blocks = 1
-    return task.result
-
-
-class _Task:
+class Task:
     """The arrays that a running task holds, and what it has measured so far."""
 
     def __init__(self, program: Program, index: int, values: Mapping[str, Any]) -> None:
         self.program = program
-        self.spec, self.stage = program.spec, program.stage
+        self.spec, self.stage, self.index = program.spec, program.stage, index
         self.block = program.stage.blocks.region(index)
+        self.where = f"block {self.block}"
         self.values = values
         self.held: dict[str, tuple[Region, Any]] = {}
         self.last = last_use(self.spec, self.stage)
+        self.position = {s: i for i, s in enumerate(self.stage.steps)}
         self.result = BlockResult()
+        self.units: list[Unit] = []
+        self.owned: dict[str, Region] = {}
+        if self.stage.sweep is None:
+            self._own(self.block)
+
+    def _own(self, area: Region) -> None:
+        """Note where losses are counted from now on: in what the task owns of `area`."""
+        self.owned = owned_regions(self.spec, self.stage, area)
 
     @contextmanager
-    def _timed(self, what: str) -> Iterator[Stats]:
-        start = time.perf_counter()
+    def _timed(self, what: str, core: str = "") -> Iterator[Stats]:
+        stats, start, core_start = self.result.stats, time.perf_counter(), time.thread_time()
         try:
-            yield self.result.stats
+            yield stats
         finally:
-            spent = time.perf_counter() - start + getattr(self.result.stats, what)
-            setattr(self.result.stats, what, spent)
+            setattr(stats, what, time.perf_counter() - start + getattr(stats, what))
+            if core:
+                setattr(stats, core, time.thread_time() - core_start + getattr(stats, core))
 
     def run(self, steps: Sequence[str], regions: Mapping[str, Region]) -> None:
         """Read the images, then compute step after step; free each array after its last use."""
+        for step_id in self.owned:
+            self.result.count(self.position[step_id], Lost())
         for read in self.stage.reads:
             if read.step in regions:
                 self._read(read.step, regions[read.step])
                 self._write(read.step)
-        for position, step_id in enumerate(steps):
-            step = self.spec[step_id]
-            if isinstance(step.type, ImageType):
-                self._compute(step, regions[step_id])
+        for group in self._groups(steps, regions):
+            self._run_group(group, regions)
+            for step_id in group.steps:
                 self._write(step_id)
-            else:
-                self._reduce(step)
-            for image in [i for i in self.held if self.last.get(i, -1) <= position]:
+            done = self.position[group.steps[-1]]
+            for image in [i for i in self.held if self.last.get(i, -1) <= done]:
                 del self.held[image]
 
+    def _groups(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
+        if self.program.device == "gpu":
+            return [Group((step,)) for step in steps]
+        return fused_groups(self.spec, self.stage, steps, regions)
+
+    def _run_group(self, group: Group, regions: Mapping[str, Region]) -> None:
+        first = self.spec[group.steps[0]]
+        at_steps(self.position[first.id], self.position[group.steps[-1]])
+        if group.filter:
+            self._absorb(group, regions[group.filter])
+        elif len(group.steps) > 1:
+            self._fused(group.steps, regions[first.id])
+        elif isinstance(first.type, ImageType):
+            self._compute(first, regions[first.id])
+        else:
+            self._reduce(first)
+
+    def _absorb(self, group: Group, region: Region) -> None:
+        """Compute a filter together with the steps next to it."""
+        with self._timed("compute_seconds"):
+            step, made_as = self.spec[group.filter], self.spec[group.steps[-1]]
+            absorb = step.kernel.absorbs(Absorbing) if step.kernel else None
+            assert absorb is not None
+            place = place_of(self.spec, step, region)
+            held = dict(self.held)
+            dtype = self.spec.image_type(made_as.id).dtype if group.rounding else None
+            with self._spent(group.steps, place):
+                before = self._before(group, place.read, held)
+                args = self._arguments(step, input_regions(self.spec, step, region), held)
+                with blamed(step, self.where):
+                    tally = self._tally(made_as, place)
+                    made = absorb(args, place, Around(before, dtype, tally))
+                    check_result(made_as, made, region.shape)
+            if tally is not None:
+                self.result.count(self.position[made_as.id], Lost(*tally.lost.tolist()))
+            self.held[made_as.id] = region, made
+
+    def _tally(self, step: Step, place: Place) -> Tally | None:
+        """Return where a filter counts what a step that it does after itself loses."""
+        if step.id not in self.owned:
+            return None
+        box = self.owned[step.id].intersect(place.write).inside(place.read)
+        return Tally(np.zeros(3, np.int64), box)
+
+    def _before(
+        self, group: Group, region: Region, held: dict[str, tuple[Region, Any]]
+    ) -> tuple[Operation, ...]:
+        """Return what a group does to each voxel before the filter.
+
+        Its image is then held in place of what its steps make of it.
+        """
+        found: list[Operation] = []
+        for step in (self.spec[s] for s in group.before):
+            absorb = step.kernel.absorbs(Voxelwise) if step.kernel else None
+            assert absorb is not None
+            args = self._arguments(step, input_regions(self.spec, step, region), held)
+            held[step.id] = region, next(iter(args.values()))
+            with blamed(step, self.where):
+                found += absorb(args, Place(region, region, self.spec.leading_grid(step)))
+        return tuple(found)
+
+    def _fused(self, group: tuple[str, ...], region: Region) -> None:
+        """Compute pointwise steps tile by tile; keep the results that something else needs."""
+        with self._timed("compute_seconds"):
+            kept = results_of(self.stage, group, self.last)
+            made = {s: np.empty(region.shape, self.spec.image_type(s).dtype) for s in kept}
+            dead = dead_after(group, self.stage, self.last)
+            for tile in tiles(region):
+                held = dict(self.held)
+                for step_id, over in zip(group, dead, strict=True):
+                    result = self._tile(self.spec[step_id], tile, held)
+                    held[step_id] = tile, result
+                    if step_id in made:
+                        made[step_id][tile.inside(region)] = result
+                    for gone in over:
+                        del held[gone]
+            self.held.update({s: (region, array) for s, array in made.items()})
+
+    def _tile(self, step: Step, tile: Region, held: Mapping[str, tuple[Region, Any]]) -> Any:
+        place = Place(tile, tile, self.spec.leading_grid(step))
+        made = self._call(step, place, input_regions(self.spec, step, tile), held)
+        with blamed(step, self.where):
+            check_result(step, made, tile.shape)
+        return made
+
     def _read(self, image: str, region: Region) -> None:
-        with self._timed("read_seconds") as stats:
-            array = self.program.sources[image].read(region)
+        with self._timed("read_seconds", "read_core_seconds") as stats:
+            source = self.program.sources[image]
+            copies = [w for w in self.stage.writes if w.step == image and self._is_copy(w)]
+            try:
+                arrays = [tried(partial(self._copy, source, w, region)) for w in copies]
+                array = arrays[0] if arrays else tried(partial(source.read, region))
+            except LeptonError as error:
+                array = self._unread(image, region, error)
             stats.bytes_read += array.nbytes
             self.held[image] = region, to_device(array, self.program.device)
+
+    def _unread(self, image: str, region: Region, error: LeptonError) -> Any:
+        """Return what stands for a region that cannot be read; here, raise where that happened."""
+        error.args = (f"{error}\n  {image} {region}, read for {self.where}",)
+        raise error
+
+    def _is_copy(self, write: Write) -> bool:
+        return (write.array, write.level) in self.program.copies
+
+    def _copy(self, source: Any, write: Write, region: Region) -> Any:
+        """Copy the block's chunks as they are stored, and return the voxels of `region`."""
+        block = written_region(write, self.block)
+        target: Any = self.program.targets[write.array, write.level]
+        type_ = self.spec.image_type(write.step)
+        self.result.stats.bytes_written += region_bytes(type_, block)
+        array, written = copy_block(source, target, block, region)
+        self._wrote(write, written)
+        return array
+
+    def _wrote(self, write: Write, written: Iterable[Written]) -> None:
+        target = self.stage.writes.index(write)
+        self.units += (Unit(target, *unit) for unit in written)
 
     def _compute(self, step: Step, region: Region) -> None:
         with self._timed("compute_seconds"):
             place = place_of(self.spec, step, region)
-            made = self._call(step, place, input_regions(self.spec, step, region))
+            made = self._call(step, place, input_regions(self.spec, step, region), self.held)
             resampled = step.kernel is not None and step.kernel.role == "resample"
-            covers = region if resampled else place.read
-            with blamed(step, f"block {self.block}"):
-                check_result(step, made, covers.shape)
-            self.held[step.id] = region, made[region.inside(covers)]
+            most = region if resampled else place.read
+            with blamed(step, self.where):
+                check_result(step, made, most.shape, region.shape)
+            if made.shape != region.shape:
+                made = made[place.inner]
+            self.held[step.id] = region, made
 
     def _reduce(self, step: Step) -> None:
         with self._timed("compute_seconds"):
-            place = place_of(self.spec, step, self.block)
-            partial = self._call(step, place, input_regions(self.spec, step, self.block))
-            self.result.partials[step.id] = to_host(partial)
+            self.result.partials[step.id] = self._partial(step, self.block)
 
-    def _call(self, step: Step, place: Place, regions: Mapping[str, Region]) -> Any:
-        args = {n: self._argument(a, regions) for n, a in step.args.items()}
-        with blamed(step, f"block {self.block}"):
+    def _partial(self, step: Step, block: Region) -> Any:
+        """Return what the voxels of `block` contribute to a reduction."""
+        place = place_of(self.spec, step, block)
+        return to_host(self._call(step, place, input_regions(self.spec, step, block), self.held))
+
+    def _call(
+        self,
+        step: Step,
+        place: Place,
+        regions: Mapping[str, Region],
+        held: Mapping[str, tuple[Region, Any]],
+    ) -> Any:
+        args = self._arguments(step, regions, held)
+        with self._spent((step.id,), place), blamed(step, self.where):
             assert step.kernel is not None
+            if step.id in self.owned:
+                return self._counted(step, args, place)
             return step.kernel.run(args, place)
 
-    def _argument(self, argument: Any, regions: Mapping[str, Region]) -> Any:
+    def _counted(self, step: Step, args: Mapping[str, Any], place: Place) -> Any:
+        """Convert, and count what that loses of the voxels that the task owns."""
+        assert step.kernel is not None and step.kernel.counting is not None
+        parts = [region.intersect(place.write) for region in self._own_regions(step)]
+        boxes = [part.inside(place.read) for part in parts if part.size]
+        made, lost = step.kernel.counting(args, place, boxes)
+        self.result.count(self.position[step.id], lost)
+        return made
+
+    def _own_regions(self, step: Step) -> list[Region]:
+        return [self.owned[step.id]]
+
+    @contextmanager
+    def _spent(self, steps: Sequence[str], place: Place) -> Iterator[None]:
+        """Measure what kernels take, but for the first time in a thread: it loads and compiles."""
+        started = time.thread_time()
+        yield
+        if _is_warm([self.spec[s] for s in steps]):
+            name, seconds = measured_name(steps), time.thread_time() - started
+            self.result.stats.spend(name, seconds, place.read.size)
+
+    def _arguments(
+        self, step: Step, regions: Mapping[str, Region], held: Mapping[str, tuple[Region, Any]]
+    ) -> dict[str, Any]:
+        return {n: self._argument(a, regions, held) for n, a in step.args.items()}
+
+    def _argument(
+        self,
+        argument: Any,
+        regions: Mapping[str, Region],
+        held: Mapping[str, tuple[Region, Any]],
+    ) -> Any:
         if not isinstance(argument, Ref):
             return argument
         if argument.id in regions:
-            covers, array = self.held[argument.id]
+            covers, array = held[argument.id]
             return frozen(array[regions[argument.id].inside(covers)])
         return frozen(self.values[argument.id])
 
     def _write(self, step_id: str) -> None:
         for write in self.stage.writes:
-            if write.step != step_id:
+            if write.step != step_id or self._is_copy(write):
                 continue
-            with self._timed("write_seconds") as stats:
+            with self._timed("write_seconds", "write_core_seconds") as stats:
                 region = written_region(write, self.block)
                 covers, array = self.held[step_id]
-                block = np.ascontiguousarray(to_host(array[region.inside(covers)]))
-                self.program.targets[write.array, write.level].write(region, block)
+                block = to_host(array[region.inside(covers)])
+                written = self.program.targets[write.array, write.level].write(region, block)
+                self._wrote(write, written)
                 stats.bytes_written += block.nbytes
+                kept = self.program.kept.get((write.array, write.level))
+                if kept is not None:
+                    kept.keep(region, block)
 
     def sweep(self) -> None:
         """Fold the slabs of the swept axis, one after the other, and write the result."""
         assert self.stage.sweep is not None
         step = self.spec[self.stage.sweep.step]
-        kernel = step.kernel
-        assert kernel is not None and kernel.combine is not None
         (source,) = self.spec.image_inputs(step)
         steps = [s for s in self.stage.steps if s != step.id]
         fold: Any = None
         for slab in self._slabs(source):
             self.held.clear()
+            self._own(sweep_source(self.spec, self.stage, self.block, slab))
             self.run(steps, slab_regions(self.spec, self.stage, self.block, slab))
-            partial = self._fold_slab(step, source, slab)
-            with blamed(step, f"block {self.block}"):
-                fold = partial if fold is None else kernel.combine(fold, partial)
-        with blamed(step, f"block {self.block}"):
+            fold = self._fold_slab(step, fold, source, slab)
+        self.held[step.id] = self.block, self._finish_sweep(step, fold)
+        self._write(step.id)
+
+    def _finish_sweep(self, step: Step, fold: Any) -> Any:
+        with blamed(step, self.where):
             made = finish_step(self.spec, step, fold, self.values)
             check_result(step, made, self.block.shape)
-        self.held[step.id] = self.block, made
-        self._write(step.id)
+        return made
 
     def _slabs(self, source: str) -> Iterator[tuple[int, int]]:
         assert self.stage.sweep is not None
@@ -163,8 +334,24 @@ class _Task:
         for start in range(0, length, self.stage.sweep.thickness):
             yield start, min(length, start + self.stage.sweep.thickness)
 
-    def _fold_slab(self, step: Step, source: str, slab: tuple[int, int]) -> Any:
+    def _fold_slab(self, step: Step, fold: Any, source: str, slab: tuple[int, int]) -> Any:
+        """Return the fold of the slabs so far, and of one more."""
+        assert step.kernel is not None and step.kernel.combine is not None
         with self._timed("compute_seconds"):
             region = sweep_source(self.spec, self.stage, self.block, slab)
             place = Place(region, region, self.spec.image_type(source).grid)
-            return self._call(step, place, {source: region})
+            slabs = self._call(step, place, {source: region}, self.held)
+            with blamed(step, self.where):
+                return slabs if fold is None else step.kernel.combine(fold, slabs)
+
+
+_met = threading.local()
+
+
+def _is_warm(steps: Sequence[Step]) -> bool:
+    """Tell whether this thread ran these kernels before: first calls load modules and compile."""
+    met: set[str] = _met.__dict__.setdefault("kernels", set())
+    name = "+".join(kernel_name(s.kernel) for s in steps if s.kernel is not None)
+    known = name in met
+    met.add(name)
+    return known

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan import Stage
-from lepton_pipe.spec import Spec, blamed
+from lepton_pipe.spec import Lost, Spec, blamed
+from lepton_pipe.store.writers import Written
+from lepton_pipe.worker.faults import Lack, OnError
+
+CONTENT_KEY = "@key"
+"""Name, among a block's own parts, of the content key that it is run for."""
+_COUNTS = "@counts"
 
 
 class Readable(Protocol):
@@ -24,8 +31,21 @@ class Readable(Protocol):
 class Writable(Protocol):
     """A door to an array that a task writes whole chunks of."""
 
-    def write(self, region: Region, array: np.ndarray[Any, Any]) -> None:
-        """Write the voxels of a region."""
+    def write(self, region: Region, array: np.ndarray[Any, Any]) -> list[Written]:
+        """Write the voxels of a region, and return what was written."""
+        ...
+
+
+class Keeper(Protocol):
+    """A door to an array whose chunks stay in memory once they are written."""
+
+    @property
+    def uri(self) -> str:
+        """What the chunks are kept under."""
+        ...
+
+    def keep(self, region: Region, array: np.ndarray[Any, Any]) -> None:
+        """Keep what was just written to a region."""
         ...
 
 
@@ -42,6 +62,24 @@ class Program:
     values
         Values known from earlier stages, by step id; those with a part for each block are not
         among them, a task is sent its own part.
+    cache_bytes
+        Decoded chunks that each process keeps for the blocks that follow.
+    copies
+        Those of the targets that take over the chunks of an input as they are stored.
+    journal
+        Where to note that a block is done; None where nobody wants to know.
+    kept
+        Doors to those arrays whose chunks stay decoded in this process for a later stage, by array
+        name and scale level.
+    on_error
+        Whether what cannot be read or computed is raised, or noted and gone past.
+    inputs
+        Those of the sources that are the user's, not ours.
+    bad
+        What of the sources holds the fill value, or depends on it, since an earlier stage failed
+        there.
+    notes
+        Where each thread notes what it runs, for when its process is gone; None as above.
     """
 
     spec: Spec
@@ -50,11 +88,30 @@ class Program:
     targets: Mapping[tuple[str, int], Writable]
     values: Mapping[str, Any]
     device: Literal["cpu", "gpu"] = "cpu"
+    cache_bytes: int = 0
+    copies: frozenset[tuple[str, int]] = frozenset()
+    journal: Path | None = None
+    kept: Mapping[tuple[str, int], Keeper] = field(default_factory=dict)
+    on_error: OnError = "fail"
+    inputs: frozenset[str] = frozenset()
+    bad: Mapping[str, Sequence[Region]] = field(default_factory=dict)
+    notes: Path | None = None
+
+
+@dataclass
+class Spent:
+    """What a step took: seconds of a core, and the voxels handed to its kernel."""
+
+    seconds: float = 0.0
+    voxels: int = 0
 
 
 @dataclass
 class Stats:
-    """What tasks measured: counts, bytes before compression, seconds summed over tasks."""
+    """What tasks measured: counts, bytes before compression, seconds summed over tasks.
+
+    Those called ``core`` do not count waiting, neither for a disk nor for a core.
+    """
 
     blocks: int = 0
     bytes_read: int = 0
@@ -62,20 +119,52 @@ class Stats:
     read_seconds: float = 0.0
     compute_seconds: float = 0.0
     write_seconds: float = 0.0
+    read_core_seconds: float = 0.0
+    write_core_seconds: float = 0.0
+    steps: dict[str, Spent] = field(default_factory=dict)
+
+    def spend(self, step: str, seconds: float, voxels: int) -> None:
+        """Add what a step took."""
+        spent = self.steps.setdefault(step, Spent())
+        spent.seconds += seconds
+        spent.voxels += voxels
 
     def add(self, other: Stats) -> Stats:
         """Add the figures of `other` to these."""
         for f in fields(self):
-            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+            if f.name != "steps":
+                setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+        for step, spent in other.steps.items():
+            self.spend(step, spent.seconds, spent.voxels)
         return self
 
 
 @dataclass
 class BlockResult:
-    """What a task returns: small partials by step id, and its measurements. Never an image."""
+    """What a task returns: small partials by step id, and its measurements. Never an image.
+
+    ``lack`` says what could not be read or computed; None where that is nothing. ``counts`` holds
+    what conversions lost, by the position of their step in the stage.
+    """
 
     partials: dict[str, Any] = field(default_factory=dict)
     stats: Stats = field(default_factory=Stats)
+    lack: Lack | None = None
+    counts: dict[int, Lost] = field(default_factory=dict)
+
+    def count(self, position: int, lost: Lost) -> None:
+        """Add what a conversion lost."""
+        self.counts[position] = self.counts.get(position, Lost()).add(lost)
+
+    def contributed(self) -> dict[str, Any]:
+        """Return what the run cannot do without, as it is stored; see `from_stored`."""
+        return {**self.partials, **({_COUNTS: self.counts} if self.counts else {})}
+
+    @classmethod
+    def from_stored(cls, contributed: dict[str, Any]) -> BlockResult:
+        """Return the result that contributed this."""
+        counts = contributed.pop(_COUNTS, {})
+        return cls(contributed, counts=counts)
 
 
 @dataclass(frozen=True)
@@ -87,11 +176,18 @@ class Combine:
 
     def __call__(self, a: BlockResult, b: BlockResult) -> BlockResult:
         """Fold `b` into `a` and return it."""
-        for step_id in self.reduces:
+        reduces: Iterable[str] = self.reduces
+        if a.lack is not None or b.lack is not None:
+            reduces = [s for s in self.reduces if s in a.partials and s in b.partials]
+            a.partials = {**b.partials, **a.partials}
+            a.lack = a.lack.add(b.lack) if a.lack and b.lack else a.lack or b.lack
+        for step_id in reduces:
             kernel = self.spec[step_id].kernel
             if kernel is not None and kernel.combine is not None:
                 with blamed(self.spec[step_id], "the partials of two blocks, combining them"):
                     folded = kernel.combine(a.partials[step_id], b.partials[step_id])
                 a.partials[step_id] = folded
+        for position, lost in b.counts.items():
+            a.count(position, lost)
         a.stats.add(b.stats)
         return a

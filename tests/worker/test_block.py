@@ -28,9 +28,9 @@ class Recorder:
         return np.ascontiguousarray(self.array[region.slices])
 
     def write(self, region, array):
-        assert array.flags.c_contiguous
         self.regions.append(region)
         self.array[region.slices] = array
+        return []
 
 
 def programs(pipeline, tiling, image=IMAGE):
@@ -156,6 +156,32 @@ def test_a_kernel_is_held_to_its_declaration(made, told):
         run_block(program, 0, {})
     assert told in str(caught.value)
     assert "declares uint16 of shape (12, 10)" in str(caught.value)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_kernel_may_return_what_the_block_owns_alone(alone):
+    @lp.kernel(depth=(0, 2))
+    def shifted(block, *, place):
+        made = np.concatenate([block[:, 2:], block[:, -2:]], axis=1)
+        return made[place.inner] if alone else made
+
+    chain = piped(lambda raw: shifted(shifted(raw)) + 1)
+    ((program, _),) = programs(chain, {"y": 7, "x": 6})
+    for i in range(len(program.stage.blocks)):
+        run_block(program, i, {})
+    (target,) = program.targets.values()
+    np.testing.assert_array_equal(target.array, chain(IMAGE)["out"])
+
+
+def test_another_part_of_what_was_read_is_refused():
+    @lp.kernel(depth=1)
+    def fickle(block):
+        return block[1:]
+
+    ((program, _),) = programs(piped(fickle), {"y": 12, "x": 10})
+    told = r"fickle returned uint16 of shape \(12, 11\), but .* \(13, 11\) or \(12, 10\)"
+    with pytest.raises(KernelError, match=told):
+        run_block(program, 0, {})
 
 
 def test_a_sweep_reads_every_slab_once_and_writes_its_block():

@@ -1,0 +1,96 @@
+"""Run the task of one block, and note that it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lepton_pipe.cache import chunks
+from lepton_pipe.errors import DamagedError, LeptonError
+from lepton_pipe.ledger.journal import Receipt, append
+from lepton_pipe.ledger.packing import NotPlainError, pack
+from lepton_pipe.plan.regions import block_regions
+from lepton_pipe.worker.block import Task
+from lepton_pipe.worker.program import CONTENT_KEY, BlockResult, Program
+from lepton_pipe.worker.tolerant import TolerantTask
+
+
+def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockResult:
+    """Run the task of block `index`.
+
+    Where the program says to go on past what cannot be read or computed, the result tells what
+    it lacks; else that is raised.
+
+    Parameters
+    ----------
+    parts
+        The block's own parts of values that have one for each block.
+
+    Raises
+    ------
+    KernelError
+        When a kernel raised or broke its declaration; names kernel, block and the user's line.
+    DamagedError, RunError
+        When something cannot be read, or what was computed not be written.
+    """
+    chunks.resize(program.cache_bytes)
+    chunks.retain(frozenset(k.uri for k in program.kept.values()))
+    values = {**program.values, **parts}
+    if program.on_error == "fail":
+        task = Task(program, index, values)
+    else:
+        task = TolerantTask(program, index, values)
+    try:
+        if program.stage.sweep is not None:
+            task.sweep()
+        else:
+            task.run(program.stage.steps, block_regions(program.spec, program.stage, task.block))
+    except LeptonError as error:
+        # What a kernel raised may not survive being pickled; the message holds all of it.
+        error.__context__ = None
+        if isinstance(error, DamagedError):
+            error.block = index
+        raise
+    return _ended(task, index, parts)
+
+
+def give_up(
+    program: Program, index: int, parts: Mapping[str, Any], error: BaseException
+) -> BlockResult:
+    """Write the fill value wherever block `index` writes, since it cannot be run at all.
+
+    Parameters
+    ----------
+    error
+        Why.
+    """
+    task = TolerantTask(program, index, {**program.values, **parts})
+    task.give_up(error)
+    return _ended(task, index, parts)
+
+
+def _ended(task: Task, index: int, parts: Mapping[str, Any]) -> BlockResult:
+    program, lack = task.program, task.result.lack
+    task.result.stats.blocks = 1
+    if program.journal is None:
+        return task.result
+    key = parts[CONTENT_KEY]
+    if lack is not None:
+        key = lack.keys[index] = lack.marked(key, program.on_error)
+    _note(program.journal, index, key, task)
+    return task.result
+
+
+def _note(journal: Path, index: int, key: bytes, task: Task) -> None:
+    """Note that a block is done, now that all it wrote is written.
+
+    A partial that is not plain data cannot be stored: the block then counts as done for this run
+    alone.
+    """
+    contributed = task.result.contributed()
+    try:
+        partial = pack(contributed) if contributed else None
+    except NotPlainError:
+        partial, key = None, b""
+    append(journal, Receipt(index, tuple(task.units), partial, key))
