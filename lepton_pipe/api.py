@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.device import DeviceChoice, choose_device
 from lepton_pipe.errors import RefusedError, UsageError, without_secrets
-from lepton_pipe.spec import Definition, Node, Spec, evaluate
+from lepton_pipe.heap import one_heap
+from lepton_pipe.options import (
+    RESERVED,
+    RUN_OPTIONS,
+    OnError,
+    RunOptions,
+    check_counts,
+    check_replacing,
+    checked_levels,
+    checked_on_error,
+    memory_bytes,
+)
+from lepton_pipe.spec import Definition, ImageType, Node, Spec, evaluate
 
 if TYPE_CHECKING:
     from lepton_pipe import plan as plans
     from lepton_pipe.report.report import Report
+    from lepton_pipe.run.changes import Changes
+    from lepton_pipe.run.machine import Size
     from lepton_pipe.store.source import Source
-
-# Words of the command line that no pipeline may use for an image or parameter of its own.
-RESERVED = ("json", "help", "part")
-RUN_OPTIONS = ("out", "memory", "workers", "threads", "device", "serial", "overwrite", "scheduler")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run may use and where its results go.
-
-    Attributes
-    ----------
-    memory
-        For the whole run, such as ``"8GiB"``; by default a share of what is free.
-    workers, threads
-        Worker processes and threads in each; by default all cores.
-    device
-        ``"gpu"``, ``"cpu"``, or ``"auto"``: the GPU where there is one.
-    serial
-        Run in this process, block after block, without Dask.
-    overwrite
-        Replace an output that is there, once the new one is whole.
-    scheduler
-        Address of a running Dask scheduler to use instead of a local cluster.
-    """
-
-    memory: str | int | None = None
-    workers: int | None = None
-    threads: int | None = None
-    device: DeviceChoice = "auto"
-    serial: bool = False
-    overwrite: bool = False
-    scheduler: str | None = None
 
 
 class Pipeline(Definition):
@@ -63,6 +44,13 @@ class Pipeline(Definition):
                 f"pipeline {self.name}: {taken[0]!r} is the name of an option of every run; call "
                 "the parameter something else"
             )
+
+    @property
+    def reference(self) -> str | None:
+        """What the command line calls it, ``NAME`` or ``FILE:NAME``; None where it cannot."""
+        from lepton_pipe.run.asked import reference_of
+
+        return reference_of(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the outputs of whole arrays in memory.
@@ -91,17 +79,32 @@ class Pipeline(Definition):
         device: DeviceChoice = "auto",
         serial: bool = False,
         overwrite: bool = False,
+        update: bool = False,
         scheduler: str | None = None,
+        chunks: Mapping[str, int] | str | None = None,
+        levels: int | None = None,
+        on_error: OnError = "fail",
+        sparse: bool = False,
+        staging: str | Path | None = None,
+        stall: float | None = None,
+        insecure: bool = False,
+        spoilt: Collection[str] | None = None,
         **arguments: Any,
     ) -> Plan:
-        """Plan a run over images of any size; computes nothing and writes nothing.
+        """Plan a run over images of any size; reads no voxels and writes no results.
+
+        Only a kernel that does not declare what it needs is run, once, on a part of the image.
 
         Parameters
         ----------
         out
-            Directory to publish the results in.
-        memory, workers, threads, device, serial, overwrite, scheduler
+            Directory to publish the results in, or its URL: ``s3://bucket/folder/name.zarr``.
+        memory, workers, threads, device, serial, overwrite, update, scheduler, chunks, levels
             See `RunOptions`.
+        on_error, sparse, staging, stall, insecure
+            See `RunOptions`.
+        spoilt
+            Files of an output to be made again, for `lepton_pipe.repair`.
         **arguments
             The pipeline's images (paths, URLs, arrays, or `open_image`) and parameters.
 
@@ -114,11 +117,28 @@ class Pipeline(Definition):
         RefusedError
             When the run could not end well: too little memory, the output exists.
         """
+        one_heap()
         images, parameters = self.split((), arguments)
-        options = RunOptions(memory, workers, threads, device, serial, overwrite, scheduler)
-        sources = open_images(images)
-        spec = self.bind({n: s.type for n, s in sources.items()}, parameters)
-        return Plan(spec, sources, out, options)
+        options = RunOptions(
+            memory=memory,
+            workers=workers,
+            threads=threads,
+            device=device,
+            serial=serial,
+            overwrite=overwrite,
+            update=update,
+            scheduler=scheduler,
+            chunks=chunks,
+            levels=levels,
+            on_error=checked_on_error(on_error),
+            stall=stall,
+            insecure=insecure,
+            sparse=sparse,
+            staging=staging,
+        )
+        sources = open_images(images, tolerant=on_error != "fail", sparse=sparse)
+        bind = partial(self.bind, parameters=parameters)
+        return Plan(bind, sources, out, options, self.reference, spoilt)
 
 
 def pipeline(fn: Callable[..., Any]) -> Pipeline:
@@ -144,6 +164,8 @@ def open_image(
     axes: str | None = None,
     scale: Any = None,
     unit: Any = None,
+    tolerant: bool = False,
+    sparse: bool = False,
 ) -> Source:
     """Open an image as input, saying what its file does not.
 
@@ -158,6 +180,12 @@ def open_image(
         Letters of ``tczyx``, as stored.
     scale, unit
         Size of a voxel, and its unit, of the spatial axes.
+    tolerant
+        Open a stack of planes even if some of its files cannot be read: for runs with
+        ``on_error="skip"`` or ``"fill"``.
+    sparse
+        Whether stored chunks (or tiles of a TIFF) that are missing hold the fill value: programs
+        may leave out those that hold nothing else. By default they are an error.
 
     Raises
     ------
@@ -166,12 +194,16 @@ def open_image(
     """
     from lepton_pipe.store import open_source
 
-    return open_source(what, level=level, axes=axes, scale=scale, unit=unit)
+    how = {"level": level, "axes": axes, "scale": scale, "unit": unit}
+    how |= {"tolerant": tolerant, "sparse": sparse}
+    return open_source(what, **how).remembering(what, how)
 
 
-def open_images(images: Mapping[str, Any]) -> dict[str, Source]:
+def open_images(
+    images: Mapping[str, Any], *, tolerant: bool = False, sparse: bool = False
+) -> dict[str, Source]:
     """Open the images of a pipeline, by name."""
-    return {name: open_image(what) for name, what in images.items()}
+    return {n: open_image(what, tolerant=tolerant, sparse=sparse) for n, what in images.items()}
 
 
 class Plan:
@@ -183,55 +215,136 @@ class Plan:
         The pipeline, bound to its images and parameters.
     data
         The plan itself, as frozen data.
+    reference
+        What the command line calls the pipeline; None where it cannot.
+    spoilt
+        Files of the output that are damaged and to be made again as they were; None where it is
+        not to be repaired.
     """
 
     def __init__(
-        self, spec: Spec, sources: Mapping[str, Source], out: str | Path, options: RunOptions
+        self,
+        bind: Callable[[Mapping[str, ImageType]], Spec],
+        sources: Mapping[str, Source],
+        out: str | Path,
+        options: RunOptions,
+        reference: str | None = None,
+        spoilt: Collection[str] | None = None,
     ) -> None:
-        from lepton_pipe.run.refusals import local_output, refuse_places
+        from lepton_pipe.run.earlier import earlier_run
+        from lepton_pipe.run.published import refuse_without_ledger
+        from lepton_pipe.run.refusals import refuse_places, run_output, staging_notes
+        from lepton_pipe.store.output import local_of
 
-        self.spec, self.sources, self.options = spec, sources, options
-        self.out = local_output(out)
-        refuse_places(self.out, sources, overwrite=options.overwrite)
+        self.sources, self.options = sources, options
+        self.reference, self.spoilt = reference, spoilt
+        self.spec = bind({n: s.type for n, s in sources.items()})
+        self.out = run_output(out, options.staging, scheduler=options.scheduler)
+        check_replacing(options)
+        if options.update and local_of(self.out).exists():
+            refuse_without_ledger(local_of(self.out))
+        refuse_places(self.out, sources, overwrite=options.replaces)
+        for source in sources.values() if options.on_error == "fail" else ():
+            source.refuse_incomplete()
+        self._earlier = earlier_run(local_of(self.out), options)
+        self.rates, self.notes = self._measure(bind)
         self.data: plans.Plan = self._make()
+        self.notes += staging_notes(self.out, self.data)
+        self.changes = self._changes()
+
+    def _measure(
+        self, bind: Callable[[Mapping[str, ImageType]], Spec]
+    ) -> tuple[plans.Rates, list[str]]:
+        """Return what is known of this machine, and of kernels that do not say what they need."""
+        from lepton_pipe.run.probe import probe
+        from lepton_pipe.run.rates import machine_rates, save
+
+        rates = machine_rates() if self._earlier is None else self._earlier.rates
+        found = probe(self.spec, bind, self.sources, rates)
+        if found.scratch:
+            rates = found.added_to(rates)
+            save(found.added_to(machine_rates()))
+        return rates, found.notes
 
     def _make(self) -> plans.Plan:
-        from lepton_pipe.plan import InputInfo, make_plan
+        from lepton_pipe.plan import InputInfo, make_plan, parse_chunks, plan_where_it_pays
         from lepton_pipe.run.refusals import refuse_space
+        from lepton_pipe.store.copying import copyable
 
         inputs = {
-            n: InputInfo(s.type, s.chunks, without_secrets(s.uri)) for n, s in self.sources.items()
+            n: InputInfo(s.type, s.chunks, without_secrets(s.uri), copyable(s) is not None)
+            for n, s in self.sources.items()
         }
-        made = make_plan(self.spec, inputs, self._resources())
+        o = self.options
+        free = o.workers is None and o.scheduler is None and not o.serial
+        make = plan_where_it_pays if free else make_plan
+        made = make(
+            self.spec,
+            inputs,
+            self._resources(),
+            rates=self.rates,
+            chunks=parse_chunks(o.chunks),
+            levels=checked_levels(o.levels),
+        )
         refuse_space(self.out, made)
         return made
 
     def _resources(self) -> plans.Resources:
         """Return what the run may use: as told, of the given cluster, or of this machine."""
         from lepton_pipe.plan import Resources
-        from lepton_pipe.run.cluster import cluster_size
-        from lepton_pipe.run.machine import this_machine
+        from lepton_pipe.run.addresses import refuse_address
 
         o = self.options
-        _check_counts(o)
-        remote = o.scheduler is not None and not o.serial
-        size = cluster_size(str(o.scheduler)) if remote else this_machine(o.threads)
+        check_counts(o)
+        if o.scheduler is not None:
+            refuse_address(o.scheduler, insecure=o.insecure)
+        if self._earlier is not None:
+            return self._earlier.resources
+        size = self._size()
         return Resources(
-            memory=_bytes(o.memory) if o.memory is not None else size.memory,
-            workers=o.workers or size.workers,
+            memory=memory_bytes(o.memory) if o.memory is not None else size.memory,
+            workers=size.workers,
             threads=size.threads,
             device=choose_device(o.device),
             serial=o.serial,
         )
 
+    def _size(self) -> Size:
+        o = self.options
+        if o.scheduler is not None and not o.serial:
+            # Dask is loaded by runs that use it alone.
+            from lepton_pipe.run.cluster import cluster_size
+
+            return cluster_size(o.scheduler)
+        from lepton_pipe.run.machine import this_machine
+
+        return this_machine(o.workers, o.threads)
+
+    def _changes(self) -> Changes | None:
+        """Return what an update will compute; None where there is nothing to update."""
+        from lepton_pipe.run.changes import changes_at
+
+        out = self.out if self.options.update else None
+        return changes_at(out, self.data, self.sources, self.spoilt or ())
+
     def __str__(self) -> str:
         from lepton_pipe.report.plan_text import plan_text
 
-        return plan_text(self.data, str(self.out))
+        lines = [plan_text(self.data, str(self.out)), *(f"  note: {n}" for n in self.notes)]
+        if self.changes is not None:
+            lines.append(str(self.changes))
+        return "\n".join(lines)
+
+    def explain(self) -> str:
+        """Return why each stage has the blocks it has, and what the next best would have cost."""
+        from lepton_pipe.report.explain_text import explain_text
+
+        return explain_text(self.data, self.rates)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
-        return {"out": str(self.out), **self.data.to_json()}
+        update = {} if self.changes is None else {"update": self.changes.to_json()}
+        return {"out": str(self.out), **self.data.to_json(), **update}
 
     def run(self, *, progress: bool | None = None) -> Report:
         """Run the plan and publish its results at `out`.
@@ -249,48 +362,42 @@ class Plan:
         Raises
         ------
         RunError
-            When a block failed. Nothing was published; `out` is what it was before.
+            When a block failed. Nothing was published; `out` is what it was before. With
+            ``on_error="skip"`` or ``"fill"`` the report's ``quarantine`` lists such blocks instead.
         """
+        from lepton_pipe.report.memory import own_bytes
         from lepton_pipe.report.progress import Silent, Terminal
+        from lepton_pipe.run.asked import asked
         from lepton_pipe.run.driver import run_plan
+        from lepton_pipe.run.earlier import planned_with
+        from lepton_pipe.run.rates import learn
+        from lepton_pipe.run.unchanged import leave_as_is
 
+        if self.changes is not None and self.changes.same:
+            # Looked at once more: the plan may have been made a while ago.
+            self.changes = self._changes()
+            if self.changes is not None and self.changes.same:
+                return leave_as_is(self.changes.out)
+        held = own_bytes()
         shown = sys.stderr.isatty() if progress is None else progress
         with Terminal() if shown else nullcontext(Silent()) as watcher:
-            return run_plan(
+            report = run_plan(
                 self.data,
                 self.sources,
                 self.out,
                 watcher=watcher,
                 overwrite=self.options.overwrite,
+                update=self.options.update,
                 scheduler=self.options.scheduler,
+                on_error=self.options.on_error,
+                stall=self.options.stall,
+                planned_with=planned_with(self.options.planning(), self.data.resources, self.rates),
+                asked=asked(self.reference, self.spec, self.sources, self.options.asked()),
+                spoilt=self.spoilt,
             )
-
-
-def _check_counts(options: RunOptions) -> None:
-    for name, value in (("workers", options.workers), ("threads", options.threads)):
-        if value is None:
-            continue
-        if value < 1:
-            raise UsageError(f"{name}={value} must be at least 1")
-        if options.scheduler is not None:
-            raise UsageError(
-                f"{name}={value} with scheduler={options.scheduler}: a cluster has its own; leave "
-                f"{name} out, or start the cluster with as many as wanted"
-            )
-
-
-def _bytes(memory: str | int) -> int:
-    from dask.utils import parse_bytes
-
-    try:
-        size = int(parse_bytes(memory))
-    except ValueError as error:
-        raise UsageError(
-            f"memory {memory!r} is not understood; write it as 8GiB or 500MiB"
-        ) from error
-    if size < 2**20:
-        raise UsageError(f"memory {memory!r} is {size} bytes; give a unit, such as 8GiB or 500MiB")
-    return size
+            if self.options.scheduler is None:
+                learn(self.data, report, held)
+            return report
 
 
 __all__ = ["Pipeline", "Plan", "RefusedError", "RunOptions", "open_image", "pipeline"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lepton_pipe.api import Pipeline, Plan, open_image
 from lepton_pipe.errors import UsageError
+from lepton_pipe.options import ON_ERROR, RUN_OPTIONS
 from lepton_pipe.spec import Parameter
 
 if TYPE_CHECKING:
@@ -19,13 +20,17 @@ COMMANDS = {
     "run": "run a pipeline and publish its results",
     "plan": "show what a run would do: stages, blocks, memory, time; runs nothing",
     "check": "prove on a part of the image that blocks give the same result as the whole",
+    "status": "show where a run stands: while it runs, after it was stopped, when it is complete",
+    "verify": "compare every file of a result with what was written when it was made; mend it",
+    "clean": "remove what a run that was stopped left beside its output; never the output",
     "list": "list the pipelines that ship with lepton_pipe",
     "demo": "find the galaxies in a Hubble picture; needs nothing prepared",
 }
 
 _GENERAL_EPILOG = """\
-exit status: 0 complete, 1 usage, 2 failed (nothing published), 4 refused before starting,
-130/143 stopped by a signal. An output that is there is never touched without --overwrite.
+exit status: 0 complete, 1 usage, 2 failed (nothing published), 3 published but for what is listed
+in quarantine.json (see --on-error), 4 refused before starting, 130/143 stopped by a signal. An
+output that is there is never touched without --overwrite or --update.
 """
 
 
@@ -41,11 +46,16 @@ class Request:
     opening: dict[str, dict[str, Any]] = field(default_factory=dict)
     part: int = 128
     json: bool = False
+    explain: bool = False
     help_text: str | None = None
 
     def sources(self) -> dict[str, Any]:
         """Open the images."""
-        return {n: open_image(p, **self.opening.get(n, {})) for n, p in self.images.items()}
+        tolerant = self.options.get("on_error", "fail") != "fail"
+        return {
+            n: open_image(p, **self.opening.get(n, {}), tolerant=tolerant)
+            for n, p in self.images.items()
+        }
 
     def plan(self) -> Plan:
         """Plan what was asked for."""
@@ -116,7 +126,41 @@ def parse(command: str, argv: Sequence[str]) -> Request:
     if any(wants_help(word) and word.startswith("-") for word in argv[1:]):
         return Request(pipeline, help_text=parser.format_help().rstrip())
     _refuse_unknown_flags(parser, argv[1:])
-    return _request(command, pipeline, parser.parse_intermixed_args(argv[1:]))
+    words = _sparse_words(argv[1:], pipeline)
+    return _request(command, pipeline, parser.parse_intermixed_args(words))
+
+
+def parse_output(command: str, argv: Sequence[str]) -> argparse.Namespace:
+    """Read the words after a command about an output: its place ``out``, and ``json``."""
+    told = command in ("status", "verify")
+    parser = Parser(
+        prog=f"lepton-pipe {command}",
+        usage=f"lepton-pipe {command} OUT{' [--repair]' if command == 'verify' else ''}"
+        f"{' [--json]' if told else ''}",
+        description=COMMANDS[command],
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "out", metavar="OUT", help="the output of the run, as it was named with out="
+    )
+    if told:
+        parser.add_argument("--json", action="store_true", help="print it as JSON")
+    if command == "verify":
+        parser.add_argument(
+            "--repair",
+            action="store_true",
+            help="make again what is damaged: runs the pipeline that made the result, from the "
+            "file that is noted in it, for those blocks; removes what is extra",
+        )
+    else:
+        parser.add_argument(
+            "--staging", metavar="DIR", help="as it was given to the run of a result at a URL"
+        )
+    _refuse_unknown_flags(parser, argv)
+    found = parser.parse_args(argv)
+    # As it was written in the command that is asked about.
+    found.out = found.out.removeprefix("out=")
+    return found
 
 
 def _command_help(command: str, names: str) -> str:
@@ -151,6 +195,12 @@ def _parser(command: str, pipeline: Pipeline, name: str) -> Parser:
         _add_check(parser)
     else:
         _add_run(parser)
+    if command == "plan":
+        parser.add_argument(
+            "--explain",
+            action="store_true",
+            help="say why each stage has its blocks, and what the next best would cost",
+        )
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     return parser
 
@@ -181,6 +231,25 @@ def _add_opening(parser: Parser) -> None:
         help="voxel size: one number, or z,y,x separated by commas",
     )
     add("--input-unit", action="append", metavar="UNIT", help="unit of the voxel size: micrometer")
+    add(
+        "--sparse",
+        action="append",
+        default=[],
+        metavar="[NAME]",
+        help="chunks that are missing in an input (all inputs without a NAME) hold the fill value; "
+        "by default a missing chunk is an error",
+    )
+
+
+def _sparse_words(words: Sequence[str], pipeline: Pipeline) -> list[str]:
+    """Join ``--sparse`` and the image it speaks of; without one it speaks of all."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--sparse=" and word in pipeline.images:
+            joined[-1] += word
+        else:
+            joined.append("--sparse=" if word == "--sparse" else word)
+    return joined
 
 
 def _add_run(parser: Parser) -> None:
@@ -190,12 +259,60 @@ def _add_run(parser: Parser) -> None:
         "--memory",
         help="for the whole run, all processes, such as 4GiB (default: most of what is free)",
     )
-    add("--workers", type=int, help="worker processes")
+    add(
+        "--workers",
+        type=int,
+        help="worker processes, even for a small image (default: as few as can be; kernels in "
+        "plain Python, which hold the GIL, want one for each core)",
+    )
     add("--threads", type=int, help="blocks that each worker computes at once (default: all cores)")
     add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where kernels run")
-    add("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, such as tcp://host:8786")
+    add("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, such as tls://host:8786")
     add("--serial", action="store_true", help="one process, one block at a time, without Dask")
+    add(
+        "--chunks",
+        metavar="AXIS=N,...",
+        help="chunk lengths of the output images, such as z=1,y=1024,x=1024 (default: those of the "
+        "input, or about a million voxels)",
+    )
+    add(
+        "--levels",
+        type=int,
+        metavar="N",
+        help="scale levels of the output images at most; 1 makes no pyramid (default: until the "
+        "image fits a screen)",
+    )
+    add(
+        "--on-error",
+        choices=ON_ERROR,
+        default="fail",
+        help="where an input cannot be read or a kernel fails: fail publishes nothing; the others "
+        "go on and list it in quarantine.json: skip leaves out all that depends on it, fill takes "
+        "what cannot be read for 0 (NaN in floats)",
+    )
+    add(
+        "--stall",
+        type=float,
+        metavar="SECONDS",
+        help="for how long a cluster may stand still, no block ending and no core used, before "
+        "workers that hang are replaced (default: 600)",
+    )
+    add(
+        "--insecure",
+        action="store_true",
+        help="use a scheduler on a network without encryption (tcp://) all the same",
+    )
     add("--overwrite", action="store_true", help="replace an output once the new one is whole")
+    add(
+        "--update",
+        action="store_true",
+        help="the same, and compute those blocks alone that changed since the output was made",
+    )
+    add(
+        "--staging",
+        metavar="DIR",
+        help="where a result for a URL is made before it is uploaded (default: the current folder)",
+    )
 
 
 def _add_check(parser: Parser) -> None:
@@ -215,7 +332,7 @@ def _refuse_unknown_flags(parser: Parser, words: Sequence[str]) -> None:
 
 
 def _request(command: str, pipeline: Pipeline, found: argparse.Namespace) -> Request:
-    request = Request(pipeline, json=found.json)
+    request = Request(pipeline, json=found.json, explain=getattr(found, "explain", False))
     for word in found.places:
         name, equals, path = word.partition("=")
         if not equals or not path:
@@ -239,8 +356,7 @@ def _request(command: str, pipeline: Pipeline, found: argparse.Namespace) -> Req
     if command == "check":
         request.part = found.part
     else:
-        names = ("memory", "workers", "threads", "device", "scheduler", "serial", "overwrite")
-        request.options = {n: getattr(found, n) for n in names}
+        request.options = {n: getattr(found, n) for n in RUN_OPTIONS if n not in ("out", "sparse")}
     return request
 
 
@@ -257,6 +373,14 @@ def _opening(pipeline: Pipeline, found: argparse.Namespace) -> dict[str, dict[st
                         f"{', '.join(pipeline.images)}"
                     )
                 opening.setdefault(image, {})[option] = _opening_value(option, text)
+    for name in found.sparse:
+        for image in [name] if name else list(pipeline.images):
+            if image not in pipeline.images:
+                raise UsageError(
+                    f"--sparse {name}: there is no image {name!r}; there are "
+                    f"{', '.join(pipeline.images)}"
+                )
+            opening.setdefault(image, {})["sparse"] = True
     return opening
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lepton_pipe.report.progress import Silent
 from lepton_pipe.run.driver import run_plan
 from lepton_pipe.spec import ImageType, Spec, TableType, evaluate
 from lepton_pipe.store import open_source
+from lepton_pipe.store.part import cut_out
 
 # Differences up to this many roundings of the largest value count as rounding.
 ROUNDINGS = 64
@@ -106,7 +107,7 @@ def check(
     """
     images, parameters = pipeline.split((), arguments)
     sources = open_images(images)
-    pieces = {n: _cut_out(s, part) for n, s in sources.items()}
+    pieces = {n: cut_out(s, part) for n, s in sources.items()}
     spec = pipeline.bind({n: s.type for n, s in pieces.items()}, parameters)
     whole = evaluate(spec, {n: s.read(s.type.grid.region) for n, s in pieces.items()})
     result = CheckResult(pipeline.name, {n: s.type.grid.shape for n, s in pieces.items()})
@@ -121,18 +122,6 @@ def check(
                 Difference(name, tiling, "dask" if on_dask else "serial", verdict, detail)
             )
     return result
-
-
-def _cut_out(source: Any, size: int) -> Any:
-    grid = source.type.grid
-    start = [max(0, (n - size) // 2) if i in grid.spatial else 0 for i, n in enumerate(grid.shape)]
-    stop = [
-        min(n, a + size) if i in grid.spatial else min(n, 4)
-        for i, (a, n) in enumerate(zip(start, grid.shape, strict=True))
-    ]
-    region = type(grid.region)(tuple(start), tuple(stop))
-    part = open_source(source.read(region), axes="".join(grid.axes))
-    return replace(part, type=replace(source.type, grid=grid.crop(region)))
 
 
 def random_tiling(spec: Spec, random: np.random.Generator) -> dict[str, int]:

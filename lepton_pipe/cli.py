@@ -1,4 +1,4 @@
-"""The command line: ``lepton-pipe list | run | plan | check | demo``."""
+"""The command line: ``lepton-pipe run | plan | check | status | verify | clean | list | demo``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lepton_pipe.arguments import Request, general_help, parse, wants_help
+from lepton_pipe.arguments import Request, general_help, parse, parse_output, wants_help
 from lepton_pipe.errors import ExitStatus, LeptonError, UsageError
+from lepton_pipe.heap import one_heap
+
+if TYPE_CHECKING:
+    from lepton_pipe.run.verify import Verified
+    from lepton_pipe.store.output import Output
 
 
 class _Terminated(BaseException):
@@ -22,6 +27,7 @@ class _Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status (see `ExitStatus`)."""
+    one_heap()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asked for just that
             signal.signal(number, _terminate)
@@ -46,11 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("lepton-pipe: this is a fault in lepton_pipe, not in what you did; please report it")
         return int(ExitStatus.FAILED)
     except KeyboardInterrupt:
-        _say("lepton-pipe: interrupted; nothing was published, the output is what it was before")
-        return int(ExitStatus.INTERRUPTED)
+        return _stopped("interrupted", ExitStatus.INTERRUPTED)
     except _Terminated:
-        _say("lepton-pipe: terminated; nothing was published, the output is what it was before")
-        return int(ExitStatus.TERMINATED)
+        return _stopped("terminated", ExitStatus.TERMINATED)
+
+
+def _stopped(how: str, status: ExitStatus) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the process ends; once more changes nothing
+    _say(f"lepton-pipe: {how}; nothing was published, the output is what it was before")
+    return int(status)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -71,7 +82,16 @@ def _dispatch(argv: list[str]) -> int:
 
         print(f"lepton-pipe {__version__}")
         return 0
-    commands = {"list": _list, "run": _run, "plan": _plan, "check": _check, "demo": _demo}
+    commands = {
+        "run": _run,
+        "plan": _plan,
+        "check": _check,
+        "status": _status,
+        "verify": _verify,
+        "clean": _clean,
+        "list": _list,
+        "demo": _demo,
+    }
     if command not in commands:
         raise UsageError(
             f"there is no command {command!r}; there are {', '.join(commands)} (see --help)"
@@ -114,7 +134,7 @@ def _run(argv: list[str]) -> int:
             _print_json(report.to_json())
         else:
             print(report, flush=True)
-    return 0
+    return int(ExitStatus.QUARANTINED if report.quarantine else ExitStatus.COMPLETE)
 
 
 def _plan(argv: list[str]) -> int:
@@ -126,6 +146,8 @@ def _plan(argv: list[str]) -> int:
         _print_json(plan.to_json())
     else:
         print(plan)
+        if request.explain:
+            print(plan.explain())
     return 0
 
 
@@ -139,6 +161,54 @@ def _check(argv: list[str]) -> int:
     else:
         print(result)
     return 0 if result.equal else int(ExitStatus.FAILED)
+
+
+def _status(argv: list[str]) -> int:
+    from lepton_pipe.run.remote_look import status_of
+    from lepton_pipe.store.output import output_at
+
+    request = parse_output("status", argv)
+    found = status_of(output_at(request.out, request.staging))
+    if request.json:
+        _print_json(found.to_json())
+    else:
+        print(found)
+    return 0
+
+
+def _verify(argv: list[str]) -> int:
+    from lepton_pipe.run.remote_look import verify_any
+    from lepton_pipe.store.output import output_at
+
+    request = parse_output("verify", argv)
+    out = output_at(request.out)
+    found = _repaired(out) if request.repair else verify_any(out)
+    if request.json:
+        _print_json(found.to_json())
+    else:
+        print(found)
+    return 0 if found.whole else int(ExitStatus.FAILED)
+
+
+def _repaired(out: Output) -> Verified:
+    from lepton_pipe.repair import repair
+    from lepton_pipe.store.output import local_of
+
+    if out != local_of(out):
+        raise UsageError(
+            f"{out}: a result at a URL cannot be repaired where it is; make it anew under another "
+            "name"
+        )
+    return repair(local_of(out), say=_say, progress=True)
+
+
+def _clean(argv: list[str]) -> int:
+    from lepton_pipe.run.remote_look import clean_any
+    from lepton_pipe.store.output import output_at
+
+    request = parse_output("clean", argv)
+    print(clean_any(output_at(request.out, request.staging)))
+    return 0
 
 
 def _demo(argv: list[str]) -> int:

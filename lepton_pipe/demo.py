@@ -14,7 +14,7 @@ PICTURE = "hubble_deep_field.jpg"
 
 
 def run_demo(argv: list[str]) -> int:
-    """Find the galaxies of the Hubble deep field, through a local Dask cluster.
+    """Find the galaxies of the Hubble deep field.
 
     The picture (NASA, public domain) ships with scikit-image.
     """
@@ -28,7 +28,9 @@ def run_demo(argv: list[str]) -> int:
 
     pipeline = find_pipeline("galaxies")
     picture = Path(str(files("skimage.data") / PICTURE))
-    print("Finding the galaxies of the Hubble deep field (872 x 1000 pixels).\n", flush=True)
+    print("Finding the galaxies of the Hubble deep field (872 x 1000 pixels).")
+    print("The first run on a machine compiles its loops: ten to twenty seconds, once.\n")
+    sys.stdout.flush()
     # The demo owns its output: a second one replaces the first.
     plan = pipeline.plan(raw=picture, out=out, overwrite=True)
     print(plan, flush=True)
@@ -62,4 +64,4 @@ Next:
   {command} list
       the pipelines that ship with lepton_pipe
   {command} run nuclei --help
-      run one on an image of your own"""
+      run one on an image of your own; a large one runs on a Dask cluster, with a dashboard"""

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lepton_pipe.geometry import Depth
-from lepton_pipe.plan import Plan, Stage
+from lepton_pipe.plan import Plan, Stage, why_no_cluster
 from lepton_pipe.plan.regions import accumulated_depth
 
 WIDTH = 110
@@ -117,11 +117,19 @@ def _decision_lines(plan: Plan) -> list[str]:
 
 def _resource_line(plan: Plan) -> str:
     r = plan.resources
-    where = "one process, one block at a time" if r.serial else f"{r.workers} x {r.threads} threads"
     return (
-        f"{count(plan.tasks, 'task')} on {where}, {r.device}; peak memory "
+        f"{count(plan.tasks, 'task')} on {_where(plan)}, {r.device}; peak memory "
         f"{size(plan.peak_bytes)} of {size(r.memory)}; about {duration(plan.seconds)}"
     )
+
+
+def _where(plan: Plan) -> str:
+    r = plan.resources
+    if r.serial:
+        return "one process, one block at a time"
+    if r.in_process:
+        return f"{count(r.threads, 'thread')} of one process ({why_no_cluster(plan)})"
+    return f"{r.workers} x {r.threads} threads"
 
 
 def count(n: int, what: str) -> str:

@@ -9,9 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.plan_text import count
+from lepton_pipe.report.quarantine import QUARANTINE, Quarantined, quarantine_lines
 from lepton_pipe.spec import plain
+from lepton_pipe.store.output import Output
 from lepton_pipe.worker import Stats
+
+# Numbers of a value that are printed; beyond, they are counted.
+_SHOWN = 20
+# Quarantined things that the record of a result names; its list names all.
+_LISTED = 1000
+LACKING = ("quarantined", "quarantined_in_all", "left_out")
+"""Names, in a report and a record, of what says that a result is not complete."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Report:
     Attributes
     ----------
     out
-        Directory of the results.
+        Directory of the results, or their URL.
     seconds
         From the start of the run to the end of its last stage, the cluster's start included.
     peak_bytes, planned_bytes
@@ -39,19 +49,33 @@ class Report:
         Kind, path (relative to `out`) and shape of each output, by name.
     values
         Outputs that are values.
+    quarantine
+        What could not be read or computed, with ``on_error="skip"`` or ``"fill"``; empty where
+        the result is complete.
+    left_out
+        Voxels that a statistic did not count therefore, by step of the pipeline.
+    casts
+        What the steps lost that clip or wrap on request.
+    unchanged
+        Whether there was nothing to update: what is told is that of the run before.
     """
 
-    out: Path
+    out: Output
     seconds: float = 0.0
     peak_bytes: int = 0
     planned_bytes: int = 0
     stages: list[StageReport] = field(default_factory=list)
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    quarantine: list[Quarantined] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    casts: list[CastReport] = field(default_factory=list)
+    unchanged: bool = False
 
-    def path(self, output: str) -> Path:
-        """Return where an output is."""
-        return self.out / str(self.outputs[output]["path"])
+    def path(self, output: str) -> Path | str:
+        """Return where an output is: its path, or its URL."""
+        place = self.out / str(self.outputs[output]["path"])
+        return place if isinstance(place, Path) else place.url
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -66,15 +90,40 @@ class Report:
             ],
             "outputs": self.outputs,
             "values": {n: value_json(v) for n, v in self.values.items()},
+            **({"casts": {c.step: c.to_json() for c in self.casts}} if self.casts else {}),
+            **self._lacking(),
+            **({"unchanged": True} if self.unchanged else {}),
+        }
+
+    def _lacking(self) -> dict[str, Any]:
+        if not self.quarantine:
+            return {}
+        listed = [q.to_json(with_traceback=False) for q in self.quarantine[:_LISTED]]
+        return {
+            "quarantined": listed,
+            "quarantined_in_all": len(self.quarantine),
+            "left_out": dict(self.left_out),
         }
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.out}  ({self.seconds:.1f} s, peak memory {_mib(self.peak_bytes)} of "
-            f"{_mib(self.planned_bytes)} planned)"
-        ]
+        took = (
+            f"{self.seconds:.1f} s, peak memory {_mib(self.peak_bytes)} of "
+            f"{_mib(self.planned_bytes)} planned"
+        )
+        lines = [f"{self.out}  ({'nothing has changed' if self.unchanged else took})"]
         for name, output in self.outputs.items():
             lines.append(f"  {name}: {_describe(name, output, self.values)}")
+        lines += [f"  {cast}" for cast in self.casts if cast.is_worth_telling]
+        if self.quarantine:
+            lines.append(
+                f"  quarantined: {len(self.quarantine)} that could not be read or computed, "
+                f"listed with tracebacks in {QUARANTINE}"
+            )
+            lines += quarantine_lines(self.quarantine, str(self.out / QUARANTINE))
+        lines += [
+            f"  {step}: {voxels} voxels are not counted in it"
+            for step, voxels in self.left_out.items()
+        ]
         return "\n".join(lines)
 
 
@@ -83,6 +132,8 @@ def _describe(name: str, output: dict[str, Any], values: dict[str, Any]) -> str:
         return f"{output['rows']} rows in {output['path']}"
     if output["kind"] == "value":
         value = values[name]
+        if isinstance(value, np.ndarray) and value.size > _SHOWN:
+            return f"{value.size} numbers in {output['path']}"
         return f"{value.tolist()}" if isinstance(value, np.ndarray) else f"{value}"
     size = " x ".join(map(str, output["shape"]))
     levels = count(output["levels"], "scale level")
@@ -100,7 +151,10 @@ def _rounded(stats: Stats) -> dict[str, Any]:
 def value_json(value: Any) -> Any:
     """Return a value as JSON data; NaN and infinities, which JSON lacks, become texts."""
     if isinstance(value, np.ndarray):
-        return [value_json(v) for v in value.tolist()]
+        plain_already = value.dtype.kind in "biu" or (
+            value.dtype.kind == "f" and bool(np.isfinite(value).all())
+        )
+        return value.tolist() if plain_already else [value_json(v) for v in value.tolist()]
     if isinstance(value, (list, tuple)):
         return [value_json(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -4,38 +4,57 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from pathlib import Path
 
 import dask
 from distributed import Client, LocalCluster
 
-from lepton_pipe.errors import UsageError
+from lepton_pipe.errors import StalledError, UsageError
+from lepton_pipe.heap import ENVIRONMENT
 from lepton_pipe.plan import Resources
 from lepton_pipe.run import worker_setup
+from lepton_pipe.run.dashboard import serve_lazily
 from lepton_pipe.run.interrupts import signals_held
 from lepton_pipe.run.machine import MEMORY_SHARE, Size, default_memory
+from lepton_pipe.run.workers import WatchedNanny, kill_process
 
 DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 15
+# How long the workers of a local cluster may take to start; a few seconds on an idle machine.
+START_SECONDS = 120
 
-# The nanny's default hands freed blocks back to the system at once, to be faulted in again page
-# by page; a run that plans its memory may keep them. One thread for each library: blocks are the
-# parallelism.
+# One thread for each library: blocks are the parallelism.
 _ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MALLOC_ARENA_MAX": "2",
+    **ENVIRONMENT,
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
 
+# Where tasks were made is of no interest, and takes longer to find out than to send them.
+_CLIENT_SETTINGS = {"distributed.diagnostics.computations.nframes": 0}
+
 _SETTINGS = {
+    **_CLIENT_SETTINGS,
     "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
-    "distributed.scheduler.allowed-failures": 3,
+    # The driver is told of every task that a lost worker had, and finds out which is to blame.
+    "distributed.scheduler.allowed-failures": 0,
+    # By default a worker that is not back after 15 s is never started again: on a busy machine, or
+    # where a block ends several workers in turn, a run would lose one after the other.
+    "distributed.deploy.lost-worker-timeout": "1000 weeks",
+    # A worker that tells nothing may run a kernel that holds the GIL. The driver looks at its
+    # process, and ends it where that does not move.
+    "distributed.scheduler.worker-ttl": None,
     "distributed.scheduler.work-stealing": True,
+    # The driver bounds how many blocks are with the scheduler; those need not wait there.
+    "distributed.scheduler.worker-saturation": "inf",
+    # Looks at the stacks of all threads, holding the GIL.
+    "distributed.worker.profile.interval": "100ms",
     "distributed.comm.retry.count": 3,
     "distributed.admin.tick.limit": "20s",
     # Block tasks return small partials: what is in a worker's memory cannot be spilled to any
@@ -57,29 +76,70 @@ def local_client(resources: Resources, worker_bytes: int, scratch: Path) -> Iter
         Limit at which a worker is ended and replaced, a safety net far above what is planned.
     scratch
         Private directory for the workers' files.
+
+    Raises
+    ------
+    StalledError
+        When the workers do not start in time.
     """
     with dask.config.set(_SETTINGS), _main_hidden(), _quiet():
         # A cluster that is interrupted while it starts cannot be closed, and goes on starting.
         with signals_held():
-            cluster = LocalCluster(
-                n_workers=resources.workers,
-                threads_per_worker=resources.threads,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=f"127.0.0.1:{DASHBOARD_PORT}",
-                memory_limit=worker_bytes,
-                local_directory=str(scratch),
-                silence_logs=logging.CRITICAL,
-                preload=worker_setup.__name__,
-            )
+            cluster = _started(resources, worker_bytes, scratch)
+        client = None
         try:
+            cluster.sync(serve_lazily, cluster.scheduler)
             client = Client(cluster)
-            try:
-                yield client
-            finally:
-                client.close()
+            yield client
         finally:
-            cluster.close()
+            _close(cluster, client)
+
+
+def _close(cluster: LocalCluster, client: Client | None) -> None:
+    """Close a cluster; at once where whoever asked for that asks again."""
+    try:
+        if client is not None:
+            client.close()
+        cluster.close()
+    except BaseException:
+        cluster.shutdown_on_close = False  # else Dask waits for it as the process ends
+        for nanny in list(cluster.workers.values()):
+            nanny.close_gracefully()  # it starts no other process
+            if pid := nanny.pid:
+                kill_process(pid)
+        raise
+
+
+def _started(resources: Resources, worker_bytes: int, scratch: Path) -> LocalCluster:
+    """Start a cluster, all of whose workers come within a deadline."""
+    before, begun = set(active_children()), time.monotonic()
+    try:
+        return LocalCluster(
+            n_workers=resources.workers,
+            worker_class=WatchedNanny,
+            threads_per_worker=resources.threads,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{DASHBOARD_PORT}",
+            memory_limit=worker_bytes,
+            local_directory=str(scratch),
+            silence_logs=logging.CRITICAL,
+            preload=worker_setup.__name__,
+            death_timeout=START_SECONDS,
+            scheduler_kwargs={"dashboard": False},
+        )
+    except (TimeoutError, AssertionError) as error:
+        # The latter comes from Dask's nanny, which forgets its process when its time is over.
+        if time.monotonic() - begun < START_SECONDS:
+            raise
+        for process in set(active_children()) - before:
+            process.kill()
+            process.join()
+        raise StalledError(
+            f"the worker processes did not start within {START_SECONDS} s; nothing was published. "
+            "See whether this machine is too busy, or start in this process with --serial; then "
+            "type the same command again"
+        ) from error
 
 
 @contextmanager
@@ -93,18 +153,24 @@ def remote_client(address: str) -> Iterator[Client]:
     """
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
+        # The last is what Dask raises where it has no certificates.
         raise UsageError(
             f"--scheduler {address}: no Dask scheduler answers there within {CONNECT_SECONDS} s "
-            f"({error}); check the address (tcp://host:8786) or leave the flag out to use this "
-            "machine"
+            f"({error}); check the address (tls://host:8786) and the certificates (Dask's "
+            "configuration, distributed.comm.tls), or leave the flag out to use this machine"
         ) from error
     try:
         if not client.nthreads():
             raise UsageError(
                 f"--scheduler {address}: the cluster has no workers; start some, then run again"
             )
-        yield client
+        # What a lost scheduler means for the run is told once, by the run.
+        with dask.config.set(_CLIENT_SETTINGS), _muted("distributed", "asyncio", "tornado"):
+            try:
+                yield client
+            finally:
+                client.close()
     finally:
         client.close()
 
@@ -123,6 +189,21 @@ def cluster_size(address: str) -> Size:
         threads = min(int(w["nthreads"]) for w in workers)
     memory = int(MEMORY_SHARE * sum(limits)) if all(limits) else default_memory()
     return Size(memory, len(limits), threads)
+
+
+@contextmanager
+def _muted(*packages: str) -> Iterator[None]:
+    """Have the loggers of packages say nothing; Dask sets a level for some of its own."""
+    names = {n for n in logging.root.manager.loggerDict if n.partition(".")[0] in packages}
+    loggers = [logging.getLogger(name) for name in sorted(names.union(packages))]
+    levels = {logger: logger.level for logger in loggers}
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -1,174 +1,222 @@
-"""The two ways to run a stage: in this process, or on Dask. Both give the same bytes."""
+"""The ways to run a stage in this process; `on_dask` has the other. All give the same bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, Protocol
 
-from distributed import Client, Future
-from distributed.scheduler import KilledWorker
-
-from lepton_pipe.errors import LeptonError, RunError, StalledError
-from lepton_pipe.graph import StageGraph
+from lepton_pipe.device import load
 from lepton_pipe.merge.fold import TreeFold
+from lepton_pipe.run.interrupts import raise_lost_interrupt
 from lepton_pipe.worker import BlockResult, Combine, Program, run_block
 
-# Blocks that wait for each thread, so that none idles while the driver is asked for more.
-QUEUED_PER_THREAD = 4
-# How often to look for workers while no block ends, and how long to go on without any.
-LOOK_SECONDS = 10
-NO_WORKERS_SECONDS = 120
+# How often to look around while no block ends.
+LOOK_SECONDS = 1
+# How long blocks that run are waited for when a run ends early.
+STOP_SECONDS = 10
 
 Parts = Callable[[int], Mapping[str, Any]]
 Tick = Callable[[], None]
+Failed = Callable[[int, BaseException], BlockResult]
+
+
+class Done(Protocol):
+    """The blocks of a stage that need not be run, and what they returned when they were."""
+
+    def __contains__(self, index: object) -> bool:
+        """Tell whether a block is done."""
+        ...
+
+    def result(self, index: int) -> BlockResult:
+        """Return what a block that is done returned."""
+        ...
+
+    def recall(self, index: int) -> BlockResult | None:
+        """Return what a block noted that ended in this run and whose result was lost, if it did."""
+        ...
+
+
+class NothingDone:
+    """No block is done."""
+
+    def __contains__(self, index: object) -> bool:
+        return False
+
+    def result(self, index: int) -> BlockResult:
+        """Raise: there is none."""
+        raise KeyError(index)
+
+    def recall(self, index: int) -> BlockResult | None:  # noqa: ARG002
+        """Return None: nothing is noted."""
+        return None
+
+
+def raised(index: int, error: BaseException) -> BlockResult:  # noqa: ARG001
+    """Raise what a block failed with: nothing takes its place."""
+    raise error
+
+
+@dataclass(frozen=True)
+class Work:
+    """The blocks of a stage.
+
+    Attributes
+    ----------
+    parts
+        Gives the block's own parts of values that have one for each block.
+    tick
+        Called as each block ends that was run.
+    done
+        Blocks whose results are known; they take part in the fold and are not run.
+    failed
+        Called with the number of a block that has failed for good, and why. Returns the result
+        that takes part in the fold in its place, or raises, which ends the stage. It is called in
+        the thread that runs the stage. For a block that took its workers along the reason is a
+        `LostBlockError`: a result is given for no other, since workers know themselves what to do
+        about kernels that raise and inputs that cannot be read.
+    """
+
+    program: Program
+    parts: Parts
+    tick: Tick
+    done: Done = field(default_factory=NothingDone)
+    failed: Failed = raised
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks, those that are done among them."""
+        return len(self.program.stage.blocks)
+
+    def fold(self) -> TreeFold[BlockResult]:
+        """Return an empty fold of all blocks."""
+        return TreeFold(self.combine, self.blocks)
+
+    @property
+    def combine(self) -> Combine:
+        """What folds the results of two blocks."""
+        return Combine(self.program.spec, self.program.stage.reduces)
+
+    def run_block(self, index: int) -> BlockResult:
+        """Run a block here and now."""
+        return run_block(self.program, index, self.parts(index))
 
 
 class Executor(Protocol):
-    """Runs all blocks of a stage and folds what they return."""
+    """Runs the blocks of a stage and folds what all of them return."""
 
-    def run(self, program: Program, parts: Parts, tick: Tick) -> BlockResult:
-        """Run the stage; `tick` is called as each block ends."""
+    def run(self, work: Work) -> BlockResult:
+        """Run the blocks that are not done, and return the fold of all."""
         ...
 
 
 class SerialExecutor:
     """Runs block after block in this process: the simplest way to read a plan."""
 
-    def run(self, program: Program, parts: Parts, tick: Tick) -> BlockResult:
-        """Run the stage; `tick` is called as each block ends."""
-        stage = program.stage
-        fold = TreeFold(Combine(program.spec, stage.reduces), len(stage.blocks))
-        for index in range(len(stage.blocks)):
-            fold.add(index, run_block(program, index, parts(index)))
-            tick()
+    def run(self, work: Work) -> BlockResult:
+        """Run the blocks that are not done, and return the fold of all."""
+        fold = work.fold()
+        for index in range(work.blocks):
+            if index in work.done:
+                fold.add(index, work.done.result(index))
+                continue
+            fold.add(index, self._result(work, index))
+            work.tick()
         return fold.result()
 
+    @staticmethod
+    def _result(work: Work, index: int) -> BlockResult:
+        try:
+            return work.run_block(index)
+        except Exception as error:  # noqa: BLE001  whoever planned the work judges it
+            return work.failed(index, error)
 
-class DaskExecutor:
-    """Runs blocks on a Dask cluster, a bounded number at once.
 
-    Parameters
-    ----------
-    client
-        Connected to a scheduler.
-    threads
-        Blocks that the cluster computes at once.
-    token
-        Names this run in the keys of its tasks.
+class ThreadExecutor:
+    """Runs as many blocks at once as the plan says, in threads of this process.
+
+    Kernels and codecs release the GIL. What is not worth the start of a cluster is run like this.
     """
 
-    def __init__(self, client: Client, threads: int, token: str) -> None:
-        self._client = client
-        self._threads = threads
-        self._token = token
+    def run(self, work: Work) -> BlockResult:
+        """Run the blocks that are not done, and return the fold of all.
 
-    def run(self, program: Program, parts: Parts, tick: Tick) -> BlockResult:
-        """Run the stage; `tick` is called as each block ends.
-
-        Raises
-        ------
-        RunError
-            When a block failed, or kept losing its worker; everything else is cancelled.
+        After a failure or an interrupt no block is begun, and those that run are waited for: what
+        they write must not come after the staging place was removed.
         """
-        graph = StageGraph.of(program, parts, self._token)
-        fold = TreeFold(Combine(program.spec, program.stage.reduces), graph.groups)
-        flight = _Flight(self._client, graph, self._limit(program.stage.slots), tick)
-        try:
-            for group, result in flight:
-                fold.add(group, result)
-        finally:
-            flight.cancel()
+        stage = work.program.stage
+        if stage.steps:
+            # Numba loads it while it compiles, beside whatever other threads load then.
+            load("scipy.linalg")
+        fold, begun = work.fold(), 0
+
+        def end_one() -> None:
+            fold.add(*crew.ended())
+            work.tick()
+
+        with _Crew(min(work.blocks, stage.slots), work) as crew:
+            for index in range(work.blocks):
+                if index in work.done:
+                    fold.add(index, work.done.result(index))
+                    continue
+                crew.begin(index)
+                begun += 1
+                if begun > 2 * stage.slots:
+                    end_one()
+            for _ in range(min(begun, 2 * stage.slots)):
+                end_one()
         return fold.result()
 
-    def _limit(self, slots: int) -> int:
-        """Return how many blocks to have in flight.
 
-        Where memory allows fewer blocks at once than there are threads, no more than that; else
-        enough that a thread never waits for the driver.
-        """
-        return slots if slots < self._threads else QUEUED_PER_THREAD * slots
+class _Crew:
+    """Threads that run blocks. They do not keep the process alive if a kernel never ends."""
 
+    def __init__(self, number: int, work: Work) -> None:
+        self._work = work
+        self._todo: SimpleQueue[int | None] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, BlockResult | BaseException]] = SimpleQueue()
+        self._stopped = False
+        self._threads = [
+            Thread(target=self._run, name=f"lepton-block-{i}", daemon=True) for i in range(number)
+        ]
 
-class _Flight:
-    """The blocks that are with the scheduler; ten million never stand there at once."""
+    def __enter__(self) -> _Crew:
+        for thread in self._threads:
+            thread.start()
+        return self
 
-    def __init__(self, client: Client, graph: StageGraph, limit: int, tick: Tick) -> None:
-        self._client, self._graph, self._tick, self._limit = client, graph, tick, limit
-        self._next = 0
-        self._running = 0
-        self._futures: dict[Any, Future[Any]] = {}  # held until the fold that needs them has ended
-        self._folds: dict[Any, int] = {}
-        self._done: SimpleQueue[Future[Any]] = SimpleQueue()
+    def __exit__(self, *_: object) -> None:
+        self._stopped = True
+        for _thread in self._threads:
+            self._todo.put(None)
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
-    def __iter__(self) -> Iterator[tuple[int, BlockResult]]:
-        """Yield each group's number and fold as it ends."""
-        self._submit()
-        while self._futures:
-            future = self._next_done()
-            self._raise_if_failed(future)
-            if future.key in self._folds:
-                yield self._end_group(future)
-            else:
-                self._running -= 1
-                self._tick()
-            self._submit()
+    def begin(self, index: int) -> None:
+        """Hand a block to the first thread that is free."""
+        self._todo.put(index)
 
-    def _next_done(self) -> Future[Any]:
-        """Return the next task that has ended; no block may take for ever without a worker."""
-        alone = 0
-        while alone < NO_WORKERS_SECONDS:
+    def ended(self) -> tuple[int, BlockResult]:
+        """Wait for a block and return its number and result, or what takes its place."""
+        while True:
+            with suppress(Empty):
+                index, result = self._done.get(timeout=LOOK_SECONDS)
+                break
+            raise_lost_interrupt()
+        if isinstance(result, Exception):
+            return index, self._work.failed(index, result)
+        if isinstance(result, BaseException):
+            raise result
+        return index, result
+
+    def _run(self) -> None:
+        while (index := self._todo.get()) is not None and not self._stopped:
             try:
-                return self._done.get(timeout=LOOK_SECONDS)
-            except Empty:
-                alone = 0 if self._client.nthreads() else alone + LOOK_SECONDS
-        raise StalledError(
-            f"the cluster has had no workers for {alone} s, and {self._running} blocks wait for "
-            "one; nothing was published. Start workers, then run again"
-        )
-
-    def _submit(self) -> None:
-        free = min(self._limit - self._running, self._graph.blocks - self._next)
-        if free <= 0:
-            return
-        indices = range(self._next, self._next + free)
-        self._next, self._running = self._next + free, self._running + free
-        folds = {self._graph.fold_key(g): g for g in self._graph.folds(indices)}
-        keys = [*map(self._graph.block_key, indices), *folds]
-        futures = self._client.get(self._graph.graph(indices, self._futures), keys, sync=False)
-        self._folds.update(folds)
-        self._futures.update(zip(keys, futures, strict=True))
-        for future in futures:
-            future.add_done_callback(self._done.put)
-
-    def _end_group(self, future: Future[Any]) -> tuple[int, BlockResult]:
-        group = self._folds.pop(future.key)
-        result: BlockResult = future.result()
-        for key in [*map(self._graph.block_key, self._graph.members(group)), future.key]:
-            del self._futures[key]
-        return group, result
-
-    def _raise_if_failed(self, future: Future[Any]) -> None:
-        if future.status == "error":
-            error = future.exception()
-            raise error if isinstance(error, LeptonError) else RunError(_explain(error)) from error
-        if future.status != "finished":
-            raise RunError(
-                f"task {future.key} is {future.status}: the cluster was closed or restarted during "
-                "the run; nothing was published, run again"
-            )
-
-    def cancel(self) -> None:
-        """Take back whatever is still with the scheduler."""
-        if self._futures:
-            self._client.cancel(list(self._futures.values()))
-
-
-def _explain(error: BaseException) -> str:
-    if isinstance(error, KilledWorker):
-        return (
-            f"block {error.task} lost its worker {error.last_worker.address} again and again: most "
-            "likely it ran out of memory or a kernel ends its process; nothing was published. Give "
-            "the run more --memory or fewer --threads, or look at the kernel"
-        )
-    return f"a task failed: {type(error).__name__}: {error}"
+                self._done.put((index, self._work.run_block(index)))
+            except BaseException as error:  # noqa: BLE001  (raised again by whoever waits for it)
+                self._done.put((index, error))

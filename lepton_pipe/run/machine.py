@@ -11,8 +11,8 @@ import psutil
 _CGROUP = Path("/sys/fs/cgroup")
 # Share of the free memory that a run takes when it is not told.
 MEMORY_SHARE = 0.6
-# Threads of one process share its memory; beyond this many they wait for each other.
-THREADS_PER_WORKER = 8
+# Threads of one process share its decoded chunks; beyond this many they wait for each other.
+THREADS_PER_WORKER = 16
 
 
 def cores() -> int:
@@ -27,14 +27,19 @@ def cores() -> int:
     return available
 
 
-def default_memory() -> int:
-    """Return the bytes a run takes when it is not told: a share of what is free."""
+def free_memory() -> int:
+    """Return the bytes that are free on this machine, within the limit of the cgroup."""
     free = psutil.virtual_memory().available
     limit = _read(_CGROUP / "memory.max").strip()
     if limit.isdigit():
         used = _read(_CGROUP / "memory.current").strip()
         free = min(free, int(limit) - (int(used) if used.isdigit() else 0))
-    return int(MEMORY_SHARE * free)
+    return free
+
+
+def default_memory() -> int:
+    """Return the bytes a run takes when it is not told: a share of what is free."""
+    return int(MEMORY_SHARE * free_memory())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,18 @@ class Size:
     threads: int
 
 
-def this_machine(threads: int | None) -> Size:
-    """Return the size of a local cluster that uses all cores, `threads` in each worker."""
+def this_machine(workers: int | None = None, threads: int | None = None) -> Size:
+    """Return the size of a local cluster that uses all cores, in as few processes as can be.
+
+    Parameters
+    ----------
+    workers, threads
+        Worker processes, and threads in each, where they are given.
+    """
     n = cores()
-    per_worker = threads or min(n, THREADS_PER_WORKER)
-    return Size(default_memory(), max(1, n // per_worker), per_worker)
+    if workers is None:
+        workers = max(1, n // threads) if threads else -(-n // THREADS_PER_WORKER)
+    return Size(default_memory(), workers, threads or max(1, n // workers))
 
 
 def _read(path: Path) -> str:

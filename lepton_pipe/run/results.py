@@ -3,17 +3,109 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lepton_pipe.report.report import value_json
+from lepton_pipe.ledger import KNOWN
+from lepton_pipe.ledger.keys_recipe import installed_version
+from lepton_pipe.plan import Plan
+from lepton_pipe.report.quarantine import QUARANTINE
+from lepton_pipe.report.report import LACKING, Report, value_json
+from lepton_pipe.run.quarantine import Quarantine
+from lepton_pipe.spec import ImageType, TableType
+from lepton_pipe.store.open import MARKER
 
 RECORD_FORMAT = 1
 _LIBRARIES = ("lepton-pipe", "dask", "distributed", "numpy", "scipy", "scikit-image", "zarr")
+
+
+class Results:
+    """Writes what is published beside the chunks of images, and tells of it in the report.
+
+    Parameters
+    ----------
+    folder
+        The staging folder.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, report: Report) -> None:
+        self._plan, self._folder, self._report = plan, folder, report
+
+    def clear(self) -> None:
+        """Remove what is not published: scratch, and what a run left that was stopped."""
+        kept = {KNOWN, *(name for name, array in self._plan.arrays.items() if array.output)}
+        for path in list(self._folder.iterdir()):
+            if path.is_dir() and path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+            elif not path.is_dir():
+                path.unlink(missing_ok=True)
+
+    def write(self, values: Mapping[str, Any], quarantine: Quarantine) -> None:
+        """Write tables, values, and the list of what is lacking."""
+        for name, step_id in self._plan.spec.outputs.items():
+            self._write_output(name, step_id, values)
+        self._write_quarantine(quarantine)
+        if self._report.values:
+            found = {n: value_json(v) for n, v in self._report.values.items()}
+            write_json(self._folder / "values.json", found)
+
+    def _write_output(self, name: str, step_id: str, values: Mapping[str, Any]) -> None:
+        type_, outputs = self._plan.spec[step_id].type, self._report.outputs
+        if isinstance(type_, ImageType):
+            levels = self._plan.arrays[name].levels
+            kept = {
+                "path": name,
+                "shape": list(type_.grid.shape),
+                "chunks": list(levels[0].chunks),
+                "levels": len(levels),
+            }
+            outputs[name] = {"kind": type_.kind, **kept, "dtype": type_.dtype.name}
+        elif isinstance(type_, TableType):
+            rows = write_table(self._folder / f"{name}.parquet", values[step_id])
+            outputs[name] = {"kind": "table", "path": f"{name}.parquet", "rows": rows}
+        else:
+            self._report.values[name] = values[step_id]
+            outputs[name] = {"kind": "value", "path": "values.json"}
+
+    def _write_quarantine(self, quarantine: Quarantine) -> None:
+        self._report.quarantine = list(quarantine)
+        if self._report.quarantine:
+            self._report.left_out = quarantine.left_out
+            listed = {
+                "on_error": quarantine.on_error,
+                "quarantined": [q.to_json() for q in self._report.quarantine],
+                "left_out": self._report.left_out,
+            }
+            write_json(self._folder / QUARANTINE, listed)
+
+    def write_record(self, identities: Mapping[str, Any]) -> None:
+        """Write the record of the run, with what was measured."""
+        measured = self._report.to_json()
+        del measured["out"]
+        lacking = {n: measured.pop(n) for n in LACKING if n in measured}
+        made = {**record(self._plan, identities), "measured": measured, **lacking}
+        write_json(self._folder / MARKER, made)
+
+
+def record(plan: Plan, identities: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result is made from, as plain data.
+
+    Parameters
+    ----------
+    identities
+        Of the input images, by name.
+    """
+    return {
+        "format": RECORD_FORMAT,
+        "pipeline": plan.pipeline.to_json(),
+        "digest": plan.pipeline.digest,
+        "inputs": dict(identities),
+        "versions": library_versions(),
+    }
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> int:
@@ -21,9 +113,24 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table({name: np.asarray(column) for name, column in columns.items()})
+    table = pa.table({name: _column(np.asarray(column)) for name, column in columns.items()})
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
     return int(table.num_rows)
+
+
+def _column(array: np.ndarray[Any, Any]) -> Any:
+    """Return an array as a column; numbers without a copy.
+
+    ``pyarrow.array`` asks whether it was given something of pandas, and loads that to find out,
+    which takes as long as all the rest of a small run's writing.
+    """
+    import pyarrow as pa
+
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.kind not in "iuf":
+        return pa.array(array)
+    buffer = pa.py_buffer(np.ascontiguousarray(array))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), array.size, [None, buffer])
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -33,13 +140,8 @@ def write_json(path: Path, data: Any) -> None:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that results may depend on."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            found[name] = "unknown"
-    return found
+    # Unknown is what runs from a source tree that is not installed.
+    return {name: installed_version(name) or "unknown" for name in _LIBRARIES}
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 
-from lepton_pipe.report.memory import PeakMemory
+from lepton_pipe.report.memory import Family, PeakMemory
 from lepton_pipe.report.plan_text import depth_text, duration, size
 from lepton_pipe.report.progress import Silent, Terminal
 from lepton_pipe.report.report import value_json
@@ -45,6 +49,38 @@ def test_the_peak_of_memory_is_seen():
     with PeakMemory() as memory:
         subprocess.run([sys.executable, "-c", child], check=True, capture_output=True)
     assert before.peak_bytes + 2**28 * 0.9 < memory.peak_bytes < before.peak_bytes + 2**29
+
+
+def test_a_child_that_has_just_been_forked_is_not_counted_as_a_second_parent():
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(told, 1)
+        os.execvp("sleep", ["sleep", "60"])  # noqa: S606  (no shell is wanted)
+    try:
+        family = Family()
+        assert child not in [p.pid for p in family.look()]
+        os.write(tell, b".")
+        while psutil.Process(child).name() != "sleep":
+            time.sleep(0.01)
+        assert child in [p.pid for p in family.look()]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_child_that_runs_on_as_a_copy_of_its_parent_is_counted():
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    try:
+        family = Family()
+        looks = [[p.pid for p in family.look()] for _ in range(40)]
+        assert child not in looks[0]
+        assert child in looks[-1]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize(

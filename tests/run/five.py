@@ -149,5 +149,5 @@ def fingerprints(out: Path) -> dict[str, str]:
     return {
         str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest()
         for f in sorted(out.rglob("*"))
-        if f.is_file() and f.name != "lepton.json"
+        if f.is_file() and f.name != "lepton.json" and ".lepton" not in f.parts
     }

@@ -38,14 +38,15 @@ def writes_to_its_input(block):
     return block
 
 
-@lp.kernel
+# Kernels that say what they need are not tried on a part of the image before the run.
+@lp.kernel(scratch=0.0)
 def dying(block, place):
     if is_last(place):
         os._exit(7)
     return block
 
 
-@lp.kernel
+@lp.kernel(scratch=4.0)
 def slow(block, folder, place):
     """Take a moment; leave a file named for the block and the process that computed it."""
     at = "_".join(map(str, place.write.start))
@@ -54,7 +55,7 @@ def slow(block, folder, place):
     return block + 1
 
 
-@lp.kernel
+@lp.kernel(scratch=0.0)
 def stuck(block):
     time.sleep(3600)
     return block

@@ -9,6 +9,7 @@ import pytest
 import lepton_pipe as lp
 from lepton_pipe.errors import KernelError
 from lepton_pipe.kernels import gaussian
+from tests.command import cleaned
 
 IMAGE = np.arange(40 * 50, dtype=np.uint16).reshape(40, 50)
 
@@ -74,7 +75,7 @@ def _failure(pipeline, tmp_path, tiling=None, **options):
     plan = pipeline.plan(raw=IMAGE, out=tmp_path / "out", **options)
     with pytest.raises(KernelError) as caught:
         plan.run(progress=False)
-    assert not list(tmp_path.iterdir())
+    assert not cleaned(tmp_path / "out")
     return str(caught.value)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
-import urllib.request
 
 import numpy as np
 import psutil
@@ -17,7 +18,7 @@ from lepton_pipe.report.progress import Silent
 from lepton_pipe.run.cluster import local_client
 from lepton_pipe.run.driver import run_plan
 from lepton_pipe.store import open_source
-from tests.command import names
+from tests.command import cleaned, environment, names
 from tests.run.five import FIVE, bind, chain, fingerprints, picture, pyramid, segment
 
 VOLUME = (9, 61, 70)
@@ -116,10 +117,31 @@ def test_everything_listens_on_the_loopback_alone(cluster):
     assert set(found) <= {"127.0.0.1", "::1"}
 
 
-def test_the_dashboard_answers(cluster):
-    assert cluster.dashboard_link.startswith("http://127.0.0.1:")
-    with urllib.request.urlopen(cluster.dashboard_link, timeout=20) as page:  # noqa: S310
-        assert page.status == 200
+def test_the_dashboard_answers_and_is_loaded_at_the_first_look_alone(tmp_path):
+    look = (
+        "import sys, tempfile, urllib.request\n"
+        "from pathlib import Path\n"
+        "from lepton_pipe.plan import Resources\n"
+        "from lepton_pipe.run.cluster import local_client\n"
+        "def answer(link):\n"
+        "    with urllib.request.urlopen(link, timeout=20) as page:\n"
+        "        return page.status, page.url, page.read()\n"
+        "if __name__ == '__main__':\n"
+        "    folder = Path(tempfile.mkdtemp())\n"
+        "    with local_client(Resources(2**31, 1, 1), 2**31, folder) as client:\n"
+        "        link = client.dashboard_link\n"
+        "        assert link.startswith('http://127.0.0.1:') and link.endswith('/status'), link\n"
+        "        assert 'bokeh' not in sys.modules\n"
+        "        for at in ('status', 'tasks', '', 'workers', 'status'):\n"
+        "            status, url, body = answer(link.replace('status', at))\n"
+        "            assert status == 200 and len(body) > 500, (at, status, body)\n"
+        "        assert 'bokeh' in sys.modules\n"
+    )
+    (tmp_path / "look.py").write_text(look)
+    done = subprocess.run(
+        [sys.executable, "look.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @lp.kernel
@@ -144,7 +166,7 @@ def test_a_kernel_that_raises_fails_the_run_and_publishes_nothing(dask, cluster,
         assert word in told
     assert "if place.write.stop" not in told  # the line before the one that raised
     assert 'raise ValueError("no luck' in told
-    assert names(tmp_path) == set()
+    assert cleaned(tmp_path / "o") == set()
     if dask:  # the cluster goes on
         run(pyramid, picture(VOLUME, "uint16", 1), tmp_path / "next", scheduler=scheduler)
 
@@ -152,6 +174,7 @@ def test_a_kernel_that_raises_fails_the_run_and_publishes_nothing(dask, cluster,
 def test_scratch_of_every_stage_is_gone_from_the_output(cluster, tmp_path):
     run(chain, picture(VOLUME, "uint16", 4), tmp_path / "o", scheduler=cluster.scheduler.address)
     assert names(tmp_path / "o") == {
+        ".lepton",
         "bright",
         "chained",
         "lepton.json",

@@ -1,0 +1,76 @@
+"""Run a stage on a Dask cluster: a bounded number of tasks at once, folded where they ran."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from distributed import Client
+
+from lepton_pipe.graph import StageGraph
+from lepton_pipe.merge.fold import TreeFold
+from lepton_pipe.run.control import Control, News
+from lepton_pipe.run.executors import Work
+from lepton_pipe.run.flight import Flight
+from lepton_pipe.run.suspects import Suspects
+from lepton_pipe.run.watch import STALL_SECONDS, Watch
+from lepton_pipe.run.workers import Workers
+from lepton_pipe.worker import BlockResult
+
+
+class DaskExecutor:
+    """Runs blocks on a Dask cluster, a bounded number at once.
+
+    Parameters
+    ----------
+    client
+        Connected to a scheduler.
+    threads
+        Blocks that the cluster computes at once.
+    token
+        Names this run in the keys of its tasks.
+    notes
+        Folder of this run in which workers note what they run, so that a block that ends its
+        worker can be told from those beside it.
+    stall
+        Seconds for which nothing may move; `STALL_SECONDS` by default.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        threads: int,
+        token: str,
+        notes: Path | None = None,
+        stall: float | None = None,
+    ) -> None:
+        self._client = client
+        self._threads = threads
+        self._token = token
+        self._notes = notes
+        self._stall = STALL_SECONDS if stall is None else stall
+
+    def run(self, work: Work) -> BlockResult:
+        """Run the blocks that are not done, and return the fold of all.
+
+        Raises
+        ------
+        RunError
+            When a block failed for good, and nothing takes its place; everything else is
+            cancelled.
+        StalledError
+            When nothing moved any more; says what was waited for.
+        """
+        work = replace(work, program=replace(work.program, notes=self._notes))
+        graph = StageGraph.of(work.program, work.parts, self._token)
+        fold = TreeFold(work.combine, graph.groups)
+        flight = Flight(self._client, graph, work, self._threads)
+        watch = Watch(Workers(self._client), self._notes, self._stall)
+        control = Control(flight, work, Suspects(self._notes), watch)
+        with News(self._client, flight):
+            try:
+                for group, result in control:
+                    fold.add(group, result)
+            finally:
+                flight.cancel()
+        return fold.result()

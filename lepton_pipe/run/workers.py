@@ -1,0 +1,156 @@
+"""The workers of a cluster and their processes: who is there, who moves, how one ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psutil
+from distributed import Client, Nanny
+
+from lepton_pipe.run.mending import Mender
+
+# How long the scheduler may take to answer.
+ANSWER_SECONDS = 10.0
+# Share of a core that a worker uses at the most while it only waits.
+_IDLE_PERCENT = 10.0
+# How long to wait to learn how a process ended: writing its core takes time.
+_END_SECONDS = 5.0
+
+
+class WatchedNanny(Nanny):
+    """Starts a worker process and, when it ends, another; remembers how each has ended."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ended: dict[str, int] = {}
+
+    def _on_worker_exit_sync(self, exitcode: int) -> None:
+        # Dask writes it into a log that nobody sees.
+        # It has no address yet for a nanny that has not heard how the start went.
+        address = getattr(self.process, "worker_address", None)
+        self.ended[address or ""] = exitcode
+        super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
+
+
+class Workers:
+    """What a client knows of the workers of its cluster, and of their processes if they are ours.
+
+    Parameters
+    ----------
+    client
+        Connected to a scheduler.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._used: dict[int, float] = {}
+        self._mender = Mender(getattr(client, "cluster", None))
+
+    @property
+    def scheduler(self) -> str:
+        """Address of the scheduler."""
+        return str(getattr(self._client.scheduler, "address", "?"))
+
+    @property
+    def ours(self) -> bool:
+        """Whether the processes of the workers are of this machine, and ours to end."""
+        return next(self._nannies(), None) is not None
+
+    def seen(self) -> dict[str, float] | None:
+        """Return the share of a core that each worker used lately, in percent, by address.
+
+        Returns
+        -------
+        dict or None
+            None when the scheduler does not answer.
+        """
+        if self._client.status != "running":
+            return None
+        ask: Any = self._client.scheduler
+        try:
+            found = self._client.sync(ask.identity, callback_timeout=ANSWER_SECONDS)
+        except (OSError, TimeoutError):
+            return None
+        return {a: float(w["metrics"].get("cpu", 0)) for a, w in found["workers"].items()}
+
+    def busy(self, seconds: float) -> bool:
+        """Tell whether any worker used a core since it was asked last, `seconds` ago."""
+        if not self.ours:
+            return any(cpu > _IDLE_PERCENT for cpu in (self.seen() or {}).values())
+        # A kernel that holds the GIL lets its worker tell nothing; the system does.
+        before, self._used = self._used, {}
+        for process in self._processes():
+            with suppress(psutil.Error):
+                self._used[process.pid] = sum(process.cpu_times()[:2])
+        spent = [s - before.get(pid, 0.0) for pid, s in self._used.items()]
+        return any(s > seconds * _IDLE_PERCENT / 100 for s in spent)
+
+    def stopped(self) -> list[int]:
+        """Return the numbers of our worker processes that somebody has stopped (SIGSTOP)."""
+        found = []
+        for process in self._processes():
+            with suppress(psutil.Error):
+                if process.status() == psutil.STATUS_STOPPED:
+                    found.append(process.pid)
+        return found
+
+    def kill(self, address: str) -> bool:
+        """End the process of a worker, if it is ours; another takes its place."""
+        pids = [n.pid for n in self._nannies() if n.worker_address == address and n.pid]
+        for pid in pids:
+            kill_process(pid)
+        return bool(pids)
+
+    def mend(self, seconds: float) -> None:
+        """Have workers started in the place of those that our cluster has lost for good.
+
+        Parameters
+        ----------
+        seconds
+            Since this was called last.
+        """
+        self._mender.mend(seconds)
+
+    def end_of(self, address: str) -> str:
+        """Return how the process of a worker ended, in words; empty where it is not known."""
+        nannies = list(self._nannies())
+        deadline = time.monotonic() + _END_SECONDS
+        while nannies and time.monotonic() < deadline:
+            for nanny in nannies:
+                if address in nanny.ended:
+                    return _words(nanny.ended[address])
+            if early := [n.ended.pop("") for n in nannies if "" in n.ended]:
+                return _words(early[-1])
+            time.sleep(0.05)  # the scheduler has heard of it sooner than the nanny
+        return ""
+
+    def _processes(self) -> Iterator[psutil.Process]:
+        for nanny in self._nannies():
+            with suppress(psutil.Error, AttributeError):
+                if pid := nanny.pid:
+                    yield psutil.Process(pid)
+
+    def _nannies(self) -> Iterator[WatchedNanny]:
+        cluster = getattr(self._client, "cluster", None)
+        workers = list(cluster.workers.values()) if cluster is not None else []
+        yield from (w for w in workers if isinstance(w, WatchedNanny))
+
+
+def kill_process(pid: int) -> None:
+    """End a process that may be gone already."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _words(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"exit status {exitcode}"
+    try:
+        return f"killed by signal {-exitcode}, {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"killed by signal {-exitcode}"
