@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lepton_pipe.run.clean import clean
+
 ROOT = Path(__file__).resolve().parent.parent
 LEPTON = (sys.executable, "-m", "lepton_pipe.cli")
 
@@ -45,6 +47,12 @@ def python(*words: object, cwd: Path, seconds: float = 60, **more):
 def names(folder: Path) -> set[str]:
     """Return what lies in a folder, hidden files too."""
     return {entry.name for entry in folder.iterdir()}
+
+
+def cleaned(out: Path) -> set[str]:
+    """Give up what a stopped run keeps for the next one, and return what lies beside an output."""
+    clean(out)
+    return names(out.parent)
 
 
 def assert_refused(result, status: int, *words: str) -> str:
