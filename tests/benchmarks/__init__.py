@@ -1,0 +1,1 @@
+"""Benchmarks of lepton_pipe beside its rivals: ``python -m tests.benchmarks --help``."""
