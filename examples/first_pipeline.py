@@ -45,7 +45,8 @@ def main() -> None:
     plan = coins.plan(raw="coins.tif", out="coins.zarr", memory="1GiB", overwrite=True)
     print(plan)
 
-    # 3. Then it runs in blocks, on a Dask cluster that is started for it and closed at the end.
+    # 3. Then it runs in blocks: in threads here, as the picture is small; for a large one a Dask
+    # cluster is started, and closed at the end.
     report = plan.run()
     print(report)
 

@@ -7,7 +7,9 @@ and ``dask worker`` on several machines is used in the same way. Its workers nee
 * the same versions of Python and lepton_pipe, and
 * the same file system: inputs and the output must have the same paths there as here.
 
-On the command line the address is given by ``--scheduler tcp://host:8786``.
+On the command line the address is given by ``--scheduler tls://host:8786``. A cluster on a network
+without encryption, ``tcp://``, is used with ``--insecure`` alone: whoever shares the network could
+run code as you.
 """
 
 import numpy as np

@@ -100,7 +100,8 @@ def test_memory_is_given_in_words_or_bytes(tmp_path, memory):
         ({"raw": object()}, InputError, "object"),
         ({"raw": np.zeros((2, 2), complex)}, UsageError, "complex"),
         ({"raw": np.zeros((0, 5))}, InputError, "is empty"),
-        ({"out": "s3://bucket/o"}, UsageError, "local path"),
+        ({"out": "https://host/o"}, UsageError, "nothing can be written"),
+        ({"staging": "there"}, UsageError, "staging=there is for results at a URL"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_runs(tmp_path, options, error, told):
@@ -144,7 +145,7 @@ def test_the_report_is_for_people_and_for_programs(tmp_path):
     assert told["stages"]
     assert sum(s["blocks"] for s in told["stages"]) >= len(told["stages"])
     assert f"top: {IMAGE.max()}" in str(report)
-    assert "labels 30 x 40 int64" in str(report)
+    assert "labels 30 x 40 int32" in str(report)
 
 
 def test_values_that_json_cannot_hold_are_written_as_text(tmp_path):

@@ -30,7 +30,8 @@ def test_script(script: Path, tmp_path: Path) -> None:
     done = run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == LAST_LINES[script.stem]
-    assert done.stderr == ""
+    # On a busy machine Dask's own nannies complain of workers that are slow to end.
+    assert [line for line in done.stderr.splitlines() if "distributed.nanny" not in line] == []
 
 
 def test_a_script_runs_twice_and_from_the_command_line(tmp_path: Path) -> None:

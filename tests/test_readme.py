@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
+import zarr
 from skimage import data
 
 from lepton_pipe import kernels
+from lepton_pipe.arguments import parse
 from lepton_pipe.errors import ExitStatus
 from lepton_pipe.pipelines.convert import convert
 
@@ -47,6 +50,7 @@ SHELL_LINES = [
 ]
 FILES = {code.split("\n")[0].lstrip("# "): code for code in fenced("python") if code[0] == "#"}
 SNIPPETS = [code for code in fenced("python") if code[0] != "#"]
+EXPLAINED = next(line for line in SHELL_LINES if "--explain" in line)
 
 
 Run = Callable[[str], "subprocess.CompletedProcess[str]"]
@@ -65,6 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     tifffile.imwrite(folder / "moon.tif", data.moon())
     report = convert.plan(raw=data.coins(), out=folder / "cells", serial=True).run()
     (folder / "cells.ome.zarr").symlink_to(report.path("image"))
+    make_volume(folder / "brain.zarr")
     commands = folder / "bin"
     commands.mkdir()
     for name, module in (("lepton-pipe", "-m lepton_pipe.cli"), ("python", "")):
@@ -86,12 +91,33 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_line
 
 
+def make_volume(path: Path) -> None:
+    """Make a volume with chunks that hold nothing: enough to plan with."""
+    axes = ["z", "y", "x"]
+    zarr.create_array(
+        path, shape=(256, 1024, 1024), chunks=(64, 256, 256), dtype="uint16", dimension_names=axes
+    )
+    for z, y, x in np.ndindex(4, 4, 4):
+        chunk = path / f"c/{z}/{y}/{x}"
+        chunk.parent.mkdir(parents=True, exist_ok=True)
+        chunk.write_bytes(b"-")
+
+
+@pytest.fixture
+def fresh_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, on a machine of two cores that has learned nothing yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("lepton_pipe.run.machine.cores", lambda: 2)
+
+
 def shape_of(text: str) -> list[str]:
     """Return a text's words with its numbers, paths and rulers taken out."""
     text = re.sub(r"\S*/coins\.zarr", "PATH", text)
     text = re.sub(r"─+", "-", text)
     text = re.sub(r"\d+(\.\d+)?( [KMG]i)?", "N", text)
     text = re.sub(r"about (a second|N s)", "about TIME", text)
+    text = re.sub(r"[-+]N s", "N s", text)
     return text.split()
 
 
@@ -105,7 +131,7 @@ def test_two_commands_are_those_of_ci() -> None:
 def test_there_is_something_to_run() -> None:
     assert list(FILES) == ["coins.py", "contrast.py"]
     assert len(SNIPPETS) == 5
-    assert len(SHELL_LINES) == 8
+    assert len(SHELL_LINES) == 11
 
 
 def test_own_pipeline_has_fifteen_lines() -> None:
@@ -114,14 +140,29 @@ def test_own_pipeline_has_fifteen_lines() -> None:
 
 
 def test_own_pipeline_prints_what_is_pasted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fresh_machine: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lepton_pipe.run.machine.cores", lambda: 2)
     code = compile(FILES["coins.py"], "coins.py", "exec")
     exec(code, {"__name__": "__main__"})  # noqa: S102  the README's own code
     printed = capsys.readouterr().out
     assert shape_of(fenced("text")[0]) == shape_of(printed), f"paste this:\n{printed}"
+
+
+def test_what_is_pasted_of_an_explained_plan_is_what_it_says(
+    fresh_machine: None, tmp_path: Path
+) -> None:
+    make_volume(tmp_path / "brain.zarr")
+    _, command, *words = EXPLAINED.split()
+    printed = parse(command, words).plan().explain()
+    (pasted,) = [text for text in fenced("text") if text.startswith("why")]
+    for part in pasted.split("...\n"):
+        words = " ".join(shape_of(part))
+        assert words in " ".join(shape_of(printed)), f"paste from this:\n{printed}"
+
+
+def test_the_place_for_the_benchmarks_is_there_or_filled() -> None:
+    section = README[README.index("\n## Speed") : README.index("\n## Kernels")]
+    assert "<!-- benchmark table -->" in section or "| smooth" in section
 
 
 @pytest.mark.parametrize("line", SHELL_LINES)
@@ -179,5 +220,8 @@ def words_of(line: str) -> list[str]:
 def test_links_lead_somewhere() -> None:
     for place in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / place).exists(), place
+    headings = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    for anchor in re.findall(r"\]\(#([^)]+)\)", README):
+        assert anchor in [h.lower().replace(" ", "-") for h in headings], anchor
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / picture).stat().st_size < 400_000
