@@ -227,7 +227,7 @@ def test_a_block_that_kills_its_workers_is_listed_and_no_other(image_folder, tmp
     words = "run", file, f"raw={image_folder}/raw.zarr", "--levels", "1"
     good = lepton(*words, "out=good", "--serial", "--good", "true", cwd=tmp_path)
     assert good.returncode == 0, good.stderr
-    more = "--workers", "2", "--on-error", "skip"
+    more = "--workers", "2", "--on-error", "skip", "--memory", "3GiB"
     done = lepton(*words, "out=o", *more, cwd=tmp_path, seconds=120)
     assert done.returncode == 3, done.stderr
     (found,) = json.loads((tmp_path / "o/quarantine.json").read_text())["quarantined"]
