@@ -21,9 +21,9 @@ from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
-import cloudpickle
 from distributed import Client, Future, get_worker
 
+from lepton_pipe.graph.sent import sent
 from lepton_pipe.merge.fold import FAN
 from lepton_pipe.worker import BlockResult, Combine, Program, run_block
 from lepton_pipe.worker.running import noted
@@ -64,8 +64,8 @@ class StageGraph:
     ) -> StageGraph:
         """Return the builder for a program; kernels of the user's own files go along as code."""
         stage = program.stage
-        sent = cloudpickle.dumps(program)
-        return cls(stage.name, f"{token}{stage.index:02d}", len(stage.blocks), sent, parts)
+        name, run = stage.name, f"{token}{stage.index:02d}"
+        return cls(name, run, len(stage.blocks), sent(program), parts)
 
     @property
     def groups(self) -> int:
