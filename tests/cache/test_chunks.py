@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -330,7 +332,12 @@ def test_many_threads_that_want_several_with_a_small_budget():
 
 
 def test_the_process_has_one_that_starts_empty():
-    assert chunks.snapshot().budget == 0
+    code = "from lepton_pipe.cache import chunks; print(chunks.snapshot().budget, chunks.enabled())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "False"]
+
+
+def test_that_of_the_process_is_asked_by_functions():
     chunks.resize(10)
     try:
         chunks.get("a", lambda: _array(10))

@@ -37,9 +37,11 @@ def note(place, what):
         return
     at = "_".join(map(str, place.write.start))
     lines = Path(folder) / "started"
-    with lines.open("a") as file:
-        file.write(f"{what} {at}\n")
-    number = len(lines.read_text().splitlines())
+    with lines.open("ab") as file:
+        file.write(f"{what} {at}\n".encode())
+        file.flush()
+        end = file.tell()  # of this line: another block may add one at the same time
+    number = lines.read_bytes()[:end].count(b"\n")
     if str(number) == os.environ.get("LEPTON_TEST_KILL_WORKER"):
         os.kill(os.getpid(), signal.SIGKILL)
     if str(number) == os.environ.get("LEPTON_TEST_KILL_DRIVER"):

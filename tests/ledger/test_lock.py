@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -92,7 +93,7 @@ def test_who_has_it_is_known_and_nothing_is_left(tmp_path, either):
     with OutputLock(out):
         found = holder(out)
         assert (found.pid, found.host) == (os.getpid(), socket.gethostname())
-        assert "pytest" in found.command
+        assert found.command == shlex.join(sys.argv)
         assert names(tmp_path) == {".o.lepton.lock"}
         assert stat.S_IMODE(lock_path(out).stat().st_mode) == 0o600
     assert holder(out) is None
