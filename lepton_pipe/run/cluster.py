@@ -18,7 +18,7 @@ from lepton_pipe.errors import StalledError, UsageError
 from lepton_pipe.heap import ENVIRONMENT
 from lepton_pipe.plan import Resources
 from lepton_pipe.run import worker_setup
-from lepton_pipe.run.dashboard import serve_lazily
+from lepton_pipe.run.dashboard import State, serve
 from lepton_pipe.run.interrupts import signals_held
 from lepton_pipe.run.machine import MEMORY_SHARE, Size, default_memory
 from lepton_pipe.run.workers import WatchedNanny, kill_process
@@ -67,7 +67,9 @@ _SETTINGS = {
 
 
 @contextmanager
-def local_client(resources: Resources, worker_bytes: int, scratch: Path) -> Iterator[Client]:
+def local_client(
+    resources: Resources, worker_bytes: int, scratch: Path, state: State | None = None
+) -> Iterator[Client]:
     """Start a cluster on the loopback interface, and close it at the end.
 
     Parameters
@@ -76,6 +78,8 @@ def local_client(resources: Resources, worker_bytes: int, scratch: Path) -> Iter
         Limit at which a worker is ended and replaced, a safety net far above what is planned.
     scratch
         Private directory for the workers' files.
+    state
+        Gives what the page of the run shows; None where there is none.
 
     Raises
     ------
@@ -88,7 +92,7 @@ def local_client(resources: Resources, worker_bytes: int, scratch: Path) -> Iter
             cluster = _started(resources, worker_bytes, scratch)
         client = None
         try:
-            cluster.sync(serve_lazily, cluster.scheduler)
+            cluster.sync(serve, cluster.scheduler, state)
             client = Client(cluster)
             yield client
         finally:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.cache import chunks
-from lepton_pipe.errors import DamagedError, RunError
+from lepton_pipe.errors import DamagedError, RunError, without_secrets
 from lepton_pipe.heap import give_back
 from lepton_pipe.ledger.keys import BlockKeys, InputStamps
 from lepton_pipe.plan import Plan, Stage
 from lepton_pipe.plan.counted import is_counted
+from lepton_pipe.report.board import Board
 from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.memory import PeakMemory
 from lepton_pipe.report.plan_text import count
@@ -102,6 +103,7 @@ def run_plan(
     identities = identities_of(sources)
     staging = open_staging(out, overwrite=overwrite or update, watcher=watcher)
     books: Books | None = None
+    board = Board(plan, without_secrets(str(out)))
     try:
         copies = copies_of(plan, sources)
         keys = BlockKeys(plan, InputStamps(sources), set(copies))
@@ -116,12 +118,21 @@ def run_plan(
         with (
             interrupts_kept(),
             PeakMemory() as memory,
-            _executor(plan, staging, scheduler, watcher, stall) as executor,
+            _executor(plan, staging, scheduler, watcher, board, stall) as executor,
         ):
             inputs = _shared(plan, sources, staging)
             quarantine = Quarantine(on_error, books.ledger)
+            board.watch(lambda: memory.peak_bytes, lambda: len(quarantine))
             run = _Run(
-                plan, inputs, frozenset(copies), staging, executor, watcher, books, quarantine
+                plan,
+                inputs,
+                frozenset(copies),
+                staging,
+                executor,
+                watcher,
+                board,
+                books,
+                quarantine,
             )
             run.all_stages()
             raise_lost_interrupt()
@@ -182,6 +193,7 @@ def _executor(
     staging: AnyStaging,
     scheduler: str | None,
     watcher: Watcher,
+    board: Board,
     stall: float | None,
 ) -> Iterator[Executor]:
     if plan.resources.in_process:
@@ -191,24 +203,26 @@ def _executor(
             chunks.clear()  # this process goes on, and wants its memory back
         return
     # Dask is loaded by runs that use it alone: that takes as long as a small run.
+    from lepton_pipe.run.dashboard import page_at
     from lepton_pipe.run.on_dask import DaskExecutor
 
-    with _client(plan, staging, scheduler) as client:
-        watcher.say(f"dashboard: {client.dashboard_link}")
+    with _client(plan, staging, scheduler, board) as client:
+        link = client.dashboard_link
+        watcher.say(f"dashboard: {link if scheduler else page_at(link)}")
         threads = sum(client.nthreads().values())
         notes = _emptied(staging.path / _NOTES)
         yield DaskExecutor(client, threads, staging.token, notes, stall)
 
 
 def _client(
-    plan: Plan, staging: AnyStaging, scheduler: str | None
+    plan: Plan, staging: AnyStaging, scheduler: str | None, board: Board
 ) -> AbstractContextManager[Client]:
     from lepton_pipe.run.cluster import local_client, remote_client
 
     if scheduler is not None:
         return remote_client(scheduler)
     scratch = _emptied(staging.path / _WORKERS)
-    return local_client(plan.resources, plan.resources.memory, scratch)
+    return local_client(plan.resources, plan.resources.memory, scratch, board.state)
 
 
 def _emptied(folder: Path) -> Path:
@@ -229,10 +243,11 @@ class _Run:
         staging: AnyStaging,
         executor: Executor,
         watcher: Watcher,
+        board: Board,
         books: Books,
         quarantine: Quarantine,
     ) -> None:
-        self.plan, self.spec = plan, plan.spec
+        self.plan, self.spec, self.board = plan, plan.spec, board
         self.sources, self.copies, self.staging = sources, copies, staging
         self.executor, self.watcher, self.books = executor, watcher, books
         self.quarantine = quarantine
@@ -256,7 +271,8 @@ class _Run:
         started = time.perf_counter()
         books = self.books.begin(stage, self.values)
         if books.done:
-            self.watcher.say(f"{stage.name}: {books.done} of {len(stage.blocks)} blocks are done")
+            self._say(f"{stage.name}: {books.done} of {len(stage.blocks)} blocks are done")
+        self.board.begin(stage.index, books.ended)
         result = self.again.run(stage)
         books.refuse_missing()
         if result.lack is not None:
@@ -265,7 +281,12 @@ class _Run:
         for position, lost in result.counts.items():
             self.lost[stage.steps[position]] = lost
         seconds = time.perf_counter() - started
+        self.board.end(stage.index)
         self.report.stages.append(StageReport(stage.name, seconds, result.stats))
+
+    def _say(self, text: str) -> None:
+        self.watcher.say(text)
+        self.board.say(text)
 
     def _go_past(self, stage: Stage, lack: Lack) -> None:
         """Note what the blocks of a stage lack, for the stages after it and for the user."""
@@ -274,7 +295,7 @@ class _Run:
         self.books.correct(stage, lack.keys)
         found = len(self.quarantine) - before
         if found:
-            self.watcher.say(f"{stage.name}: {found} quarantined")
+            self._say(f"{stage.name}: {found} quarantined")
 
     def _execute(self, stage: Stage, only: Collection[int] | None) -> BlockResult:
         """Run the blocks of a stage that are not done, or some that are once more."""

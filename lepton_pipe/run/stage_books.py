@@ -46,6 +46,7 @@ class StageBooks:
         self._ledger, self._unpacked = ledger, unpacked
         self._journal = Journal(folder, ledger.journal_read(stage.index))
         self._done = np.zeros(len(stage.blocks), bool)
+        self._noted = np.zeros(len(stage.blocks), bool)
         # Whether files are known to be there as they were written, by array and block.
         self._sound = np.zeros((len(stage.writes), len(stage.blocks)), bool)
         self._distrust = False
@@ -198,6 +199,10 @@ class StageBooks:
         """How many blocks were done before the stage began."""
         return int(self._done.sum())
 
+    def ended(self) -> NDArray[np.bool_]:
+        """Return which blocks are done, before the stage began or since."""
+        return self._done | self._noted
+
     def key(self, index: int) -> bytes:
         """Return the content key of a block."""
         key: bytes = self.keys[index].tobytes()
@@ -224,7 +229,9 @@ class StageBooks:
                 if e.block < len(self.keys)
             )
             self._ledger.record(self.stage.index, rows, self._journal.read)
-            self._sound[:, [e.block for e in entries if e.block < len(self.keys)]] = True
+            blocks = [e.block for e in entries if e.block < len(self.keys)]
+            self._sound[:, blocks] = True
+            self._noted[blocks] = True
 
     def refuse_missing(self) -> None:
         """Raise if a block of the stage is not known to be done: nothing unwritten is published.
