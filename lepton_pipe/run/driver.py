@@ -16,7 +16,7 @@ from lepton_pipe.errors import DamagedError, RunError
 from lepton_pipe.heap import give_back
 from lepton_pipe.ledger.keys import BlockKeys, InputStamps
 from lepton_pipe.plan import Plan, Stage
-from lepton_pipe.plan.counted import is_counted
+from lepton_pipe.plan.counted import is_counted, is_watched
 from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.memory import PeakMemory
 from lepton_pipe.report.plan_text import count
@@ -36,7 +36,7 @@ from lepton_pipe.run.restore import restore
 from lepton_pipe.run.results import Results
 from lepton_pipe.run.stage_books import StageBooks
 from lepton_pipe.run.values import take_in
-from lepton_pipe.spec import ImageType, Lost, PerBlock, Spec
+from lepton_pipe.spec import ImageType, Lost, NotFinite, PerBlock, Spec
 from lepton_pipe.store.arrays import ArraySource
 from lepton_pipe.store.chunked import ChunkedSource
 from lepton_pipe.store.output import Output, clean_command, local_of
@@ -264,6 +264,10 @@ class _Run:
         take_in(self.spec, stage, result.partials, self.values, str(self.staging.out))
         for position, lost in result.counts.items():
             self.lost[stage.steps[position]] = lost
+        for number, write in enumerate(stage.writes):
+            if is_watched(self.spec, write):
+                found = result.not_finite.get(number, NotFinite())
+                self.report.not_finite[write.array] = found
         seconds = time.perf_counter() - started
         self.report.stages.append(StageReport(stage.name, seconds, result.stats))
 
