@@ -29,7 +29,7 @@ from lepton_pipe.run.executors import Executor, SerialExecutor, ThreadExecutor, 
 from lepton_pipe.run.inputs import copies_of, identities_of
 from lepton_pipe.run.interrupts import interrupts_kept, raise_lost_interrupt
 from lepton_pipe.run.layouts import PLANNED_WITH, lay_out
-from lepton_pipe.run.published import Published
+from lepton_pipe.run.published import Published, Spoilt
 from lepton_pipe.run.quarantine import Quarantine
 from lepton_pipe.run.remote_staging import AnyStaging, open_staging
 from lepton_pipe.run.restore import restore
@@ -64,7 +64,7 @@ def run_plan(
     on_error: OnError = "fail",
     update: bool = False,
     asked: Mapping[str, Any] | None = None,
-    spoilt: Collection[str] | None = None,
+    spoilt: Spoilt | None = None,
     stall: float | None = None,
 ) -> Report:
     """Run a plan and publish its results at `out`; go on where an earlier run was stopped.
@@ -87,7 +87,7 @@ def run_plan(
     asked
         What the user asked for, as plain data: kept for a run that repairs the result.
     spoilt
-        Files of the output that are damaged. The result is to have the bytes it had.
+        What of the output is damaged. The result is to have the bytes it had.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def run_plan(
         copies = copies_of(plan, sources)
         keys = BlockKeys(plan, InputStamps(sources), set(copies))
         there = update and local_of(out).exists()
-        published = Published.open(local_of(out), spoilt or ()) if there else None
+        published = Published.open(local_of(out), spoilt) if there else None
         books = Books(staging.path, plan, keys, published)
         lay_out(plan, staging.path, books.ledger, copies)
         if planned_with is not None:
@@ -129,7 +129,7 @@ def run_plan(
         run.report.peak_bytes = memory.peak_bytes
         run.finish(identities)
         if published is not None and spoilt is not None:
-            restore(published, spoilt, staging.path, books.ledger, plan)
+            restore(published, staging.path, books.ledger, plan)
         books.note_files()
         books.close()
         staging.publish()

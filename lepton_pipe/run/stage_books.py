@@ -52,6 +52,7 @@ class StageBooks:
         self._lost: set[int] = set()
         # Those that are known to have contributed nothing.
         self._silent = np.zeros(len(stage.blocks), bool)
+        self._elsewhere: tuple[Published, StageFiles] | None = None
         self._looked = 0.0
 
     # -- what was done before ---------------------------------------------------------------
@@ -112,7 +113,10 @@ class StageBooks:
         self.take_over()
         self._sound[:, taken] = False
         self._done |= taken
-        self._note_published(taken)
+        if published.elsewhere:
+            self._elsewhere = published, files
+        else:
+            self._note_published(taken)
 
     def _note_published(self, blocks: NDArray[np.bool_]) -> None:
         for target in self.files.published:
@@ -153,6 +157,9 @@ class StageBooks:
         doubtful = [b for b in blocks if whole or not self._sound[at, b].all()]
         lacking = set(doubtful)
         for row in self._ledger.rows(self.stage.index, doubtful, skip_damaged=True):
+            if self._elsewhere is not None:
+                published, files = self._elsewhere
+                published.bring(files, self.files, row, at)
             if self._holds(row, at, whole=whole):
                 lacking.discard(row.block)
                 self._sound[at, row.block] = True
