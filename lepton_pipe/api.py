@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lepton_pipe.report.report import Report
     from lepton_pipe.run.changes import Changes
     from lepton_pipe.run.machine import Size
+    from lepton_pipe.run.published import Spoilt
     from lepton_pipe.store.source import Source
 
 
@@ -88,7 +89,7 @@ class Pipeline(Definition):
         staging: str | Path | None = None,
         stall: float | None = None,
         insecure: bool = False,
-        spoilt: Collection[str] | None = None,
+        spoilt: Spoilt | None = None,
         **arguments: Any,
     ) -> Plan:
         """Plan a run over images of any size; reads no voxels and writes no results.
@@ -104,7 +105,7 @@ class Pipeline(Definition):
         on_error, sparse, staging, stall, insecure
             See `RunOptions`.
         spoilt
-            Files of an output to be made again, for `lepton_pipe.repair`.
+            What of an output is to be made again, for `lepton_pipe.repair`.
         **arguments
             The pipeline's images (paths, URLs, arrays, or `open_image`) and parameters.
 
@@ -218,8 +219,8 @@ class Plan:
     reference
         What the command line calls the pipeline; None where it cannot.
     spoilt
-        Files of the output that are damaged and to be made again as they were; None where it is
-        not to be repaired.
+        What of the output is damaged and to be made again as it was; None where it is not to be
+        repaired.
     """
 
     def __init__(
@@ -229,7 +230,7 @@ class Plan:
         out: str | Path,
         options: RunOptions,
         reference: str | None = None,
-        spoilt: Collection[str] | None = None,
+        spoilt: Spoilt | None = None,
     ) -> None:
         from lepton_pipe.run.earlier import earlier_run
         from lepton_pipe.run.published import refuse_without_ledger
@@ -325,7 +326,7 @@ class Plan:
         from lepton_pipe.run.changes import changes_at
 
         out = self.out if self.options.update else None
-        return changes_at(out, self.data, self.sources, self.spoilt or ())
+        return changes_at(out, self.data, self.sources, self.spoilt)
 
     def __str__(self) -> str:
         from lepton_pipe.report.plan_text import plan_text

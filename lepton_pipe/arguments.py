@@ -133,10 +133,10 @@ def parse(command: str, argv: Sequence[str]) -> Request:
 def parse_output(command: str, argv: Sequence[str]) -> argparse.Namespace:
     """Read the words after a command about an output: its place ``out``, and ``json``."""
     told = command in ("status", "verify")
+    repair = " [--repair [--pipeline NAME_OR_FILE]]" if command == "verify" else ""
     parser = Parser(
         prog=f"lepton-pipe {command}",
-        usage=f"lepton-pipe {command} OUT{' [--repair]' if command == 'verify' else ''}"
-        f"{' [--json]' if told else ''}",
+        usage=f"lepton-pipe {command} OUT{repair}{' [--json]' if told else ''}",
         description=COMMANDS[command],
         allow_abbrev=False,
     )
@@ -152,10 +152,18 @@ def parse_output(command: str, argv: Sequence[str]) -> argparse.Namespace:
             help="make again what is damaged: runs the pipeline that made the result, from the "
             "file that is noted in it, for those blocks; removes what is extra",
         )
-    else:
         parser.add_argument(
-            "--staging", metavar="DIR", help="as it was given to the run of a result at a URL"
+            "--pipeline",
+            metavar="NAME_OR_FILE",
+            help="with --repair, what made the result, if it is not where it was; files that a "
+            "result at a URL names are not run without it",
         )
+    parser.add_argument(
+        "--staging",
+        metavar="DIR",
+        help="where the result of a run to a URL was made, or is made again; by default the "
+        "current folder",
+    )
     _refuse_unknown_flags(parser, argv)
     found = parser.parse_args(argv)
     # As it was written in the command that is asked about.

@@ -17,8 +17,9 @@ from lepton_pipe.errors import ExitStatus, LeptonError, UsageError
 from lepton_pipe.heap import one_heap
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from lepton_pipe.run.verify import Verified
-    from lepton_pipe.store.output import Output
 
 
 class _Terminated(BaseException):
@@ -181,8 +182,9 @@ def _verify(argv: list[str]) -> int:
     from lepton_pipe.store.output import output_at
 
     request = parse_output("verify", argv)
-    out = output_at(request.out)
-    found = _repaired(out) if request.repair else verify_any(out)
+    if not request.repair and (request.pipeline or request.staging):
+        raise UsageError("--pipeline and --staging are for --repair: verify runs nothing by itself")
+    found = _repaired(request) if request.repair else verify_any(output_at(request.out))
     if request.json:
         _print_json(found.to_json())
     else:
@@ -190,16 +192,12 @@ def _verify(argv: list[str]) -> int:
     return 0 if found.whole else int(ExitStatus.FAILED)
 
 
-def _repaired(out: Output) -> Verified:
+def _repaired(request: Namespace) -> Verified:
+    from lepton_pipe.catalogue import find_pipeline
     from lepton_pipe.repair import repair
-    from lepton_pipe.store.output import local_of
 
-    if out != local_of(out):
-        raise UsageError(
-            f"{out}: a result at a URL cannot be repaired where it is; make it anew under another "
-            "name"
-        )
-    return repair(local_of(out), say=_say, progress=True)
+    pipeline = None if request.pipeline is None else find_pipeline(request.pipeline)
+    return repair(request.out, pipeline=pipeline, staging=request.staging, say=_say, progress=True)
 
 
 def _clean(argv: list[str]) -> int:

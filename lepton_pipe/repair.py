@@ -15,9 +15,14 @@ from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.ledger.lock import OutputLock
 from lepton_pipe.run.asked import ASKED, from_plain
 from lepton_pipe.run.books import RECORD
-from lepton_pipe.run.verify import Verified, verify
+from lepton_pipe.run.hidden import HiddenFolder
+from lepton_pipe.run.published import Spoilt
+from lepton_pipe.run.remote_look import clean_any, verify_any
+from lepton_pipe.run.remote_repair import remote_copy
+from lepton_pipe.run.verify import Verified
 from lepton_pipe.store.durable import write_whole
 from lepton_pipe.store.open import MARKER
+from lepton_pipe.store.output import Output, RemoteOutput, local_of, output_at
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,22 @@ class _Told:
     lacking: bool
 
 
+@dataclass(frozen=True)
+class _Handed:
+    """What a repair was given, see `repair`."""
+
+    pipeline: Pipeline | None
+    images: Mapping[str, Any]
+    say: Callable[[str], None]
+    progress: bool | None
+
+
 def repair(
     out: str | Path,
     *,
     pipeline: Pipeline | None = None,
     images: Mapping[str, Any] | None = None,
+    staging: str | Path | None = None,
     say: Callable[[str], None] = print,
     progress: bool | None = None,
 ) -> Verified:
@@ -45,10 +61,15 @@ def repair(
 
     Parameters
     ----------
+    out
+        The result, or its URL. There each damaged object is replaced in one act.
     pipeline
-        The pipeline; by default it is found by its name, or in its file, which is run.
+        The pipeline; by default it is found by its name, or in its file, which is run. A file that
+        a result at a URL names is not: others may have written that.
     images
         Inputs that cannot be found again, such as arrays; those of others may be left out.
+    staging
+        Where blocks of a result at a URL are made again; by default in the current folder.
     say
         Is told what will be run, before it is.
     progress
@@ -66,14 +87,36 @@ def repair(
     RunError
         When it failed, or came out with other bytes; the result is what it was.
     """
-    out = Path(out).expanduser().absolute()
-    found = verify(out)
+    place = output_at(out, staging)
+    found = verify_any(place)
+    if found.whole and not found.extra:
+        _clear(place)
+        return found
     if not found.whole:
         say(str(found))
-        _make_again(out, found, pipeline, images or {}, say, progress)
-    elif found.extra:
-        _remove_extra(out, found)
-    return verify(out) if found.extra or not found.whole else found
+    handed = _Handed(pipeline, images or {}, say, progress)
+    if isinstance(place, RemoteOutput):
+        _repair_remote(place, found, handed)
+    elif not found.whole:
+        _make_again(place, Spoilt(frozenset((*found.missing, *found.changed))), handed)
+    else:
+        _remove_extra(place, found)
+    return verify_any(place)
+
+
+def _clear(out: Output) -> None:
+    """Remove what a repair left that was killed when all was done."""
+    hidden = HiddenFolder(local_of(out))
+    if hidden.is_there() and (isinstance(out, RemoteOutput) or hidden.staged() is None):
+        clean_any(out)
+
+
+def _repair_remote(out: RemoteOutput, found: Verified, handed: _Handed) -> None:
+    with remote_copy(out, (*found.missing, *found.changed)) as copy:
+        if not found.whole:
+            _make_again(copy.path, copy.spoilt, handed, out)
+            copy.send()
+        copy.remove(found.extra)
 
 
 def _remove_extra(out: Path, found: Verified) -> None:
@@ -83,24 +126,21 @@ def _remove_extra(out: Path, found: Verified) -> None:
 
 
 def _make_again(
-    out: Path,
-    found: Verified,
-    pipeline: Pipeline | None,
-    images: Mapping[str, Any],
-    say: Callable[[str], None],
-    progress: bool | None,
+    out: Path, spoilt: Spoilt, handed: _Handed, remote: RemoteOutput | None = None
 ) -> None:
+    """Make again what is spoilt of a result here, or of the copy of one at a URL."""
     told = _told(out)
-    spoilt = {*found.missing, *found.changed}
-    chosen = pipeline or _pipeline(told.asked)
-    say(f"to repair {out}, this is run: {_in_words(told.asked, pipeline)}")
-    if MARKER in spoilt:
+    if remote is not None and handed.pipeline is None:
+        _refuse_file(remote, told.asked)
+    chosen = handed.pipeline or _pipeline(told.asked)
+    handed.say(f"to repair {remote or out}, this is run: {_in_words(told.asked, handed.pipeline)}")
+    if MARKER in spoilt.names:
         with OutputLock(out):
             write_whole(out / MARKER, [told.record.encode()])
-    plan = _plan(out, chosen, told, images, spoilt)
-    _refuse_changed(out, plan, told)
-    say(str(plan.changes))
-    plan.run(progress=progress)
+    plan = _plan(out, chosen, told, handed.images, spoilt)
+    _refuse_changed(remote or out, plan, told)
+    handed.say(str(plan.changes))
+    plan.run(progress=handed.progress)
 
 
 def _told(out: Path) -> _Told:
@@ -113,6 +153,19 @@ def _told(out: Path) -> _Told:
             "Run it again with --update, which makes anew what is missing or has another size"
         )
     return _Told(asked, record, stages, lacking)
+
+
+def _refuse_file(out: RemoteOutput, asked: Mapping[str, Any]) -> None:
+    """Raise if a result at a URL, which others may have written, names a file to be run."""
+    from lepton_pipe.catalogue import shipped_pipelines
+
+    name = asked["pipeline"]
+    if name is not None and name not in shipped_pipelines():
+        raise RefusedError(
+            f"{out} says that it was made by {name}, but what lies at a URL may have been written "
+            f"by others, so that file is not run unasked: say --pipeline {shlex.quote(name)} if "
+            "it is yours"
+        )
 
 
 def _pipeline(asked: Mapping[str, Any]) -> Pipeline:
@@ -141,7 +194,7 @@ def _in_words(asked: Mapping[str, Any], pipeline: Pipeline | None) -> str:
 
 
 def _plan(
-    out: Path, pipeline: Pipeline, told: _Told, images: Mapping[str, Any], spoilt: set[str]
+    out: Path, pipeline: Pipeline, told: _Told, images: Mapping[str, Any], spoilt: Spoilt
 ) -> Plan:
     parameters = {n: from_plain(v) for n, v in told.asked["parameters"].items()}
     try:
@@ -176,7 +229,7 @@ def _image(name: str, opened: Mapping[str, Any] | None, images: Mapping[str, Any
     return open_image(opened["at"], **how)
 
 
-def _refuse_changed(out: Path, plan: Plan, told: _Told) -> None:
+def _refuse_changed(out: Output, plan: Plan, told: _Told) -> None:
     """Raise if what would be computed is something else than what was published."""
     changes = plan.changes
     assert changes is not None

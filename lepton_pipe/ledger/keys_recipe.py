@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 from lepton_pipe.plan import Plan, Stage, StoredArray, Write
+from lepton_pipe.plan.counted import is_watched
 from lepton_pipe.spec import Ref, Step
 from lepton_pipe.store.ome import result_codecs, scratch_codecs
 
@@ -59,6 +60,7 @@ def _facts(plan: Plan, stage: Stage, copies: Collection[Target]) -> dict[str, An
     spec, device = plan.spec, plan.resources.device
     names = _local_names(stage)
     sweep = stage.sweep
+    watched = [number for number, write in enumerate(stage.writes) if is_watched(spec, write)]
     return {
         "format": FORMAT,
         "versions": library_versions(device),
@@ -74,8 +76,9 @@ def _facts(plan: Plan, stage: Stage, copies: Collection[Target]) -> dict[str, An
             _write(plan.arrays[w.array], w, names, (w.array, w.level) in copies)
             for w in stage.writes
         ],
-        # Counts are returned by the positions of their steps.
+        # Counts are returned by the positions of their steps and writes.
         **({"counts": [names[s] for s in stage.counts]} if stage.counts else {}),
+        **({"watched": watched} if watched else {}),
         "sweep": None if sweep is None else [names[sweep.step], sweep.axis, sweep.thickness],
     }
 

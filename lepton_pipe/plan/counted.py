@@ -1,8 +1,9 @@
-"""Conversions that clip or wrap on request: which stage counts what they lose, and where.
+"""What stages count for the report: losses of conversions, and floats that are not finite.
 
-A voxel is counted by the block that owns it, once, whatever else computes it. So a stage counts for
-images on the grid of its blocks, or that fit it by broadcasting. Where another grid lies between
-(`crop`, `downsample`), a voxel may belong to no block or to several, and nothing is counted.
+A voxel is counted by the block that owns it, once, whatever else computes it. So a stage counts
+what is lost by conversions that clip or wrap on request, for images on the grid of its blocks, or
+that fit it by broadcasting. Where another grid lies between (`crop`, `downsample`), a voxel may
+belong to no block or to several, and nothing is counted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from lepton_pipe.geometry import Region
-from lepton_pipe.plan.model import Stage
+from lepton_pipe.plan.model import SCRATCH, Stage, Write
 from lepton_pipe.plan.regions import broadcast
 from lepton_pipe.spec import ImageType, Ref, Spec, Step
 from lepton_pipe.spec.rules import call_rule
@@ -50,6 +51,12 @@ def _on_the_grid_of_blocks(spec: Spec, stage: Stage) -> Iterator[str]:
         yield step.id
         if step.kernel is not None and step.kernel.role != "resample":
             todo += spec.image_inputs(step)
+
+
+def is_watched(spec: Spec, write: Write) -> bool:
+    """Tell whether a write is the full resolution of an output of floats: NaN are counted there."""
+    published = write.level == 0 and not write.array.startswith(SCRATCH)
+    return published and spec.image_type(write.step).dtype.kind == "f"
 
 
 def owned_regions(spec: Spec, stage: Stage, area: Region) -> dict[str, Region]:

@@ -12,7 +12,7 @@ import numpy as np
 from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.plan_text import count
 from lepton_pipe.report.quarantine import QUARANTINE, Quarantined, quarantine_lines
-from lepton_pipe.spec import plain
+from lepton_pipe.spec import NotFinite, plain
 from lepton_pipe.store.output import Output
 from lepton_pipe.worker import Stats
 
@@ -56,6 +56,8 @@ class Report:
         Voxels that a statistic did not count therefore, by step of the pipeline.
     casts
         What the steps lost that clip or wrap on request.
+    not_finite
+        How many voxels are NaN or infinite, of each output image of floats at full resolution.
     unchanged
         Whether there was nothing to update: what is told is that of the run before.
     """
@@ -70,6 +72,7 @@ class Report:
     quarantine: list[Quarantined] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     casts: list[CastReport] = field(default_factory=list)
+    not_finite: dict[str, NotFinite] = field(default_factory=dict)
     unchanged: bool = False
 
     def path(self, output: str) -> Path | str:
@@ -91,9 +94,14 @@ class Report:
             "outputs": self.outputs,
             "values": {n: value_json(v) for n, v in self.values.items()},
             **({"casts": {c.step: c.to_json() for c in self.casts}} if self.casts else {}),
+            **self._not_finite(),
             **self._lacking(),
             **({"unchanged": True} if self.unchanged else {}),
         }
+
+    def _not_finite(self) -> dict[str, Any]:
+        found = {n: f._asdict() for n, f in self.not_finite.items()}
+        return {"not_finite": found} if found else {}
 
     def _lacking(self) -> dict[str, Any]:
         if not self.quarantine:
@@ -114,6 +122,11 @@ class Report:
         for name, output in self.outputs.items():
             lines.append(f"  {name}: {_describe(name, output, self.values)}")
         lines += [f"  {cast}" for cast in self.casts if cast.is_worth_telling]
+        lines += [
+            f"  {name}: {found.nan} voxels are NaN, {found.infinite} infinite"
+            for name, found in self.not_finite.items()
+            if any(found)
+        ]
         if self.quarantine:
             lines.append(
                 f"  quarantined: {len(self.quarantine)} that could not be read or computed, "

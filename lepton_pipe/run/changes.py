@@ -8,7 +8,7 @@ known. Where some are not, a stage that needs a value of theirs may have to be c
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lepton_pipe.plan import Plan, Stage
 from lepton_pipe.report.plan_text import count
 from lepton_pipe.run.again import Stored
 from lepton_pipe.run.inputs import copies_of, identities_of
-from lepton_pipe.run.published import Found, Published
+from lepton_pipe.run.published import Found, Published, Spoilt
 from lepton_pipe.run.results import record
 from lepton_pipe.run.units import StageFiles
 from lepton_pipe.run.values import take_in
@@ -107,14 +107,14 @@ class Changes:
 
 
 def changes_at(
-    out: Output | None, plan: Plan, sources: Mapping[str, Source], spoilt: Collection[str] = ()
+    out: Output | None, plan: Plan, sources: Mapping[str, Source], spoilt: Spoilt | None = None
 ) -> Changes | None:
     """Return what an update of an output does; None where there is none.
 
     Parameters
     ----------
     spoilt
-        Files of the output that are known to be damaged.
+        What of the output is known to be damaged.
     """
     if not isinstance(out, Path) or not out.exists():
         return None

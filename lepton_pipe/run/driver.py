@@ -16,7 +16,7 @@ from lepton_pipe.errors import DamagedError, RunError, without_secrets
 from lepton_pipe.heap import give_back
 from lepton_pipe.ledger.keys import BlockKeys, InputStamps
 from lepton_pipe.plan import Plan, Stage
-from lepton_pipe.plan.counted import is_counted
+from lepton_pipe.plan.counted import is_counted, is_watched
 from lepton_pipe.report.board import Board
 from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.memory import PeakMemory
@@ -30,14 +30,14 @@ from lepton_pipe.run.executors import Executor, SerialExecutor, ThreadExecutor, 
 from lepton_pipe.run.inputs import copies_of, identities_of
 from lepton_pipe.run.interrupts import interrupts_kept, raise_lost_interrupt
 from lepton_pipe.run.layouts import PLANNED_WITH, lay_out
-from lepton_pipe.run.published import Published
+from lepton_pipe.run.published import Published, Spoilt
 from lepton_pipe.run.quarantine import Quarantine
 from lepton_pipe.run.remote_staging import AnyStaging, open_staging
 from lepton_pipe.run.restore import restore
 from lepton_pipe.run.results import Results
 from lepton_pipe.run.stage_books import StageBooks
 from lepton_pipe.run.values import take_in
-from lepton_pipe.spec import ImageType, Lost, PerBlock, Spec
+from lepton_pipe.spec import ImageType, Lost, NotFinite, PerBlock, Spec
 from lepton_pipe.store.arrays import ArraySource
 from lepton_pipe.store.chunked import ChunkedSource
 from lepton_pipe.store.output import Output, clean_command, local_of
@@ -65,7 +65,7 @@ def run_plan(
     on_error: OnError = "fail",
     update: bool = False,
     asked: Mapping[str, Any] | None = None,
-    spoilt: Collection[str] | None = None,
+    spoilt: Spoilt | None = None,
     stall: float | None = None,
 ) -> Report:
     """Run a plan and publish its results at `out`; go on where an earlier run was stopped.
@@ -88,7 +88,7 @@ def run_plan(
     asked
         What the user asked for, as plain data: kept for a run that repairs the result.
     spoilt
-        Files of the output that are damaged. The result is to have the bytes it had.
+        What of the output is damaged. The result is to have the bytes it had.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def run_plan(
         copies = copies_of(plan, sources)
         keys = BlockKeys(plan, InputStamps(sources), set(copies))
         there = update and local_of(out).exists()
-        published = Published.open(local_of(out), spoilt or ()) if there else None
+        published = Published.open(local_of(out), spoilt) if there else None
         books = Books(staging.path, plan, keys, published)
         lay_out(plan, staging.path, books.ledger, copies)
         if planned_with is not None:
@@ -140,7 +140,7 @@ def run_plan(
         run.report.peak_bytes = memory.peak_bytes
         run.finish(identities)
         if published is not None and spoilt is not None:
-            restore(published, spoilt, staging.path, books.ledger, plan)
+            restore(published, staging.path, books.ledger, plan)
         books.note_files()
         books.close()
         staging.publish()
@@ -280,6 +280,10 @@ class _Run:
         take_in(self.spec, stage, result.partials, self.values, str(self.staging.out))
         for position, lost in result.counts.items():
             self.lost[stage.steps[position]] = lost
+        for number, write in enumerate(stage.writes):
+            if is_watched(self.spec, write):
+                found = result.not_finite.get(number, NotFinite())
+                self.report.not_finite[write.array] = found
         seconds = time.perf_counter() - started
         self.board.end(stage.index)
         self.report.stages.append(StageReport(stage.name, seconds, result.stats))

@@ -7,7 +7,8 @@ import os
 import shutil
 import stat
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,23 @@ _NO_LINKS = {
     *(errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTSUP),
     *(errno.EMLINK, errno.EACCES, errno.ENOSYS),
 }
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """What of a published version is damaged, and is to be made again as it was.
+
+    Attributes
+    ----------
+    names
+        Files, relative to it.
+    bring
+        For a version of which the chunks lie elsewhere: has one that is not damaged, by its name,
+        written to a path. None where all of it is here.
+    """
+
+    names: frozenset[str]
+    bring: Callable[[str, Path], None] | None = None
 
 
 class Found(NamedTuple):
@@ -62,19 +80,21 @@ class Published:
     ledger
         That of the output, open.
     spoilt
-        Files that are known to be damaged, relative to `out`.
+        What is known to be damaged.
     """
 
-    def __init__(self, out: Path, ledger: Ledger, spoilt: Collection[str] = ()) -> None:
+    def __init__(self, out: Path, ledger: Ledger, spoilt: Spoilt | None = None) -> None:
         self.out, self.ledger = out, ledger
-        self._spoilt = frozenset(out / name for name in spoilt)
+        spoilt = spoilt or Spoilt(frozenset())
+        self._spoilt = frozenset(out / name for name in spoilt.names)
+        self._bring = spoilt.bring
         self._written = ledger.path.stat().st_mtime_ns
         self._stages: dict[bytes, list[int]] = defaultdict(list)
         for record in ledger.stages():
             self._stages[record.recipe].append(record.stage)
 
     @classmethod
-    def open(cls, out: Path, spoilt: Collection[str] = ()) -> Published:
+    def open(cls, out: Path, spoilt: Spoilt | None = None) -> Published:
         """Open what is published at `out`.
 
         Raises
@@ -97,6 +117,15 @@ class Published:
     def close(self) -> None:
         """Close the ledger."""
         self.ledger.close()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the chunks are not in `out`, but have to be brought."""
+        return self._bring is not None
+
+    def is_spoilt(self, file: Path) -> bool:
+        """Tell whether a file of `out` is known to be damaged."""
+        return file in self._spoilt
 
     def has(self, recipe: bytes) -> bool:
         """Tell whether a stage of this recipe was published."""
@@ -144,6 +173,8 @@ class Published:
     def link(self, files: StageFiles, new: StageFiles, row: Row) -> bool:
         """Have the published files of a block in another folder, too; tell whether that was done.
 
+        What lies elsewhere is brought when it is needed, and not before; see `bring`.
+
         Parameters
         ----------
         files, new
@@ -160,19 +191,40 @@ class Published:
             here, there = files.file(unit), new.file(unit)
             if here is None or there is None or not self._is_whole(here, unit):
                 return False
-            if not _link(here, there) and not _copy(here, there, unit):
+            if not self.elsewhere and not _link(here, there) and not _copy(here, there, unit):
                 return False
         return True
+
+    def bring(self, files: StageFiles, new: StageFiles, row: Row, targets: Collection[int]) -> None:
+        """Bring those of a block's published files that lie elsewhere, lack, and are not damaged.
+
+        Parameters
+        ----------
+        files, new
+            As for `link`.
+        targets
+            Numbers of the arrays whose files are needed.
+        """
+        assert self._bring is not None
+        for unit in row.units:
+            if unit.target in files.published and unit.target in targets:
+                here, there = files.file(unit), new.file(unit)
+                assert here is not None and there is not None
+                if not (here in self._spoilt or there.exists()):
+                    self._bring(here.relative_to(self.out).as_posix(), there)
 
     def _is_whole(self, file: Path, unit: Unit) -> bool:
         """Tell whether a file is what was published, without reading it unless it is suspicious.
 
         Its size must be the same. It is read and compared if it was written to after the ledger
-        was, which comes last. What a disk changes by itself shows in `verify` alone.
+        was, which comes last. What a disk changes by itself shows in `verify` alone, as does what
+        lies elsewhere.
         """
+        if file in self._spoilt or self.elsewhere:
+            return file not in self._spoilt
         try:
             status = os.lstat(file)
-            if file in self._spoilt or not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 return False
             if status.st_size != unit.size:
                 return False

@@ -72,9 +72,10 @@ def verify_any(out: Output) -> Verified:
     if not isinstance(out, RemoteOutput):
         return verify(out)
     remote = _remote(out)
-    if remote.read(MARKER) is None:
-        raise RefusedError(f"{out} is no result of lepton_pipe: it has no {MARKER}")
     said = remote.read(f"{KNOWN}/{LEDGER}")
+    # With a ledger the record was lost, unless it has yet to come.
+    if remote.read(MARKER) is None and (said is None or remote.read(BEGUN) is not None):
+        raise RefusedError(f"{out} is no result of lepton_pipe: it has no {MARKER}")
     if said is None:
         raise RefusedError(
             f"{out} has no {KNOWN}/{LEDGER}, which says what its objects must hold: it was "

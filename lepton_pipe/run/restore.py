@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from lepton_pipe.errors import RunError
@@ -14,17 +13,13 @@ from lepton_pipe.store.durable import size_and_crc, write_whole
 from lepton_pipe.store.open import MARKER
 
 
-def restore(
-    published: Published, spoilt: Collection[str], staging: Path, ledger: Ledger, plan: Plan
-) -> None:
+def restore(published: Published, staging: Path, ledger: Ledger, plan: Plan) -> None:
     """Take over the files that are whole, and compare all others with what they were.
 
     Parameters
     ----------
     published
         The version that is repaired.
-    spoilt
-        Its files that are damaged.
     ledger
         That of the run.
 
@@ -39,7 +34,7 @@ def restore(
         if name == MARKER:
             text = published.ledger.get_fact(RECORD, "")
             write_whole(staging / MARKER, [text.encode()])
-        elif name not in spoilt:
+        elif not published.is_spoilt(published.out / name):
             copy_or_link(published.out / name, staging / name)
         if not (staging / name).is_file() or size_and_crc(staging / name) != known:
             raise _others(name)

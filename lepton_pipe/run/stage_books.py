@@ -51,6 +51,9 @@ class StageBooks:
         self._sound = np.zeros((len(stage.writes), len(stage.blocks)), bool)
         self._distrust = False
         self._lost: set[int] = set()
+        # Those that are known to have contributed nothing.
+        self._silent = np.zeros(len(stage.blocks), bool)
+        self._elsewhere: tuple[Published, StageFiles] | None = None
         self._looked = 0.0
 
     # -- what was done before ---------------------------------------------------------------
@@ -75,6 +78,7 @@ class StageBooks:
                 continue
             lost = self.stage.contributes and row.place is None
             self._done[row.block] = not lost and self._holds(row, self.files.published)
+            self._silent[row.block] = row.place is None
         self._note_published(self._done)
         # Before their files are overwritten: a kill must not leave rows of what is no longer there.
         stale = np.flatnonzero(known.known & ~self._done)
@@ -110,7 +114,10 @@ class StageBooks:
         self.take_over()
         self._sound[:, taken] = False
         self._done |= taken
-        self._note_published(taken)
+        if published.elsewhere:
+            self._elsewhere = published, files
+        else:
+            self._note_published(taken)
 
     def _note_published(self, blocks: NDArray[np.bool_]) -> None:
         for target in self.files.published:
@@ -151,6 +158,9 @@ class StageBooks:
         doubtful = [b for b in blocks if whole or not self._sound[at, b].all()]
         lacking = set(doubtful)
         for row in self._ledger.rows(self.stage.index, doubtful, skip_damaged=True):
+            if self._elsewhere is not None:
+                published, files = self._elsewhere
+                published.bring(files, self.files, row, at)
             if self._holds(row, at, whole=whole):
                 lacking.discard(row.block)
                 self._sound[at, row.block] = True
@@ -171,10 +181,11 @@ class StageBooks:
         DamagedError
             When that cannot be read any more; the block is forgotten, so that it is run again.
         """
-        if not self.stage.contributes:
+        if self._silent[index]:
             return BlockResult()
         (row,) = self._ledger.rows(self.stage.index, [index])
-        assert row.place is not None
+        if row.place is None:
+            return BlockResult()
         try:
             return BlockResult.from_stored(self._unpacked(self._journal.partial(row.place, index)))
         except DamagedError as error:
@@ -223,15 +234,13 @@ class StageBooks:
         """Take over the receipts that workers left since the last look."""
         entries = self._journal.new()
         if entries:
-            rows = (
-                Row(e.block, e.key or _FOR_THIS_RUN, e.units, e.place)
-                for e in entries
-                if e.block < len(self.keys)
-            )
+            known = [e for e in entries if e.block < len(self.keys)]
+            rows = (Row(e.block, e.key or _FOR_THIS_RUN, e.units, e.place) for e in known)
             self._ledger.record(self.stage.index, rows, self._journal.read)
-            blocks = [e.block for e in entries if e.block < len(self.keys)]
+            blocks = [e.block for e in known]
             self._sound[:, blocks] = True
             self._noted[blocks] = True
+            self._silent[blocks] = [e.place is None for e in known]
 
     def refuse_missing(self) -> None:
         """Raise if a block of the stage is not known to be done: nothing unwritten is published.

@@ -11,6 +11,7 @@ from lepton_pipe.report.report import Report
 from lepton_pipe.run.hidden import HiddenFolder
 from lepton_pipe.run.publish import Staging
 from lepton_pipe.run.why import Record
+from lepton_pipe.spec import NotFinite
 from lepton_pipe.store.open import MARKER
 
 
@@ -33,4 +34,12 @@ def leave_as_is(out: Path) -> Report:
     }
     outputs = dict(measured.get("outputs", {}))
     casts = [CastReport.from_json(s, c) for s, c in dict(measured.get("casts", {})).items()]
-    return Report(out, outputs=outputs, values=values, casts=casts, unchanged=True)
+    not_finite = {n: NotFinite(**f) for n, f in dict(measured.get("not_finite", {})).items()}
+    return Report(
+        out,
+        outputs=outputs,
+        values=values,
+        casts=casts,
+        not_finite=not_finite,
+        unchanged=True,
+    )

@@ -75,7 +75,7 @@ class Upload:
             When a file is not any more what was written.
         """
         with Ledger.open(self._staging / KNOWN / LEDGER, readonly=True) as ledger:
-            others = sorted(expected_others(ledger), key=_visibility)
+            others = sorted(expected_others(ledger), key=visibility)
             self._begin(others)
             failpoint("upload", 2)
             self._send_hidden(expected_chunks(ledger))
@@ -179,16 +179,8 @@ class Upload:
         return tuple(f for f in files if f.name not in names)
 
     def _put(self, file: Expected) -> str:
-        """Send a file, if it is still what the ledger says, and return its tag."""
-        path = self._staging / file.name
-        if file.size > WHOLE_BYTES:
-            with self._memory.taken(WHOLE_BYTES):
-                _refuse_changed(file, path, size_and_crc(path))
-                return self._remote.put_file(file.name, path)
-        with self._memory.taken(file.size):
-            data = path.read_bytes()
-            _refuse_changed(file, path, (len(data), FileSum.of(data).crc))
-            return self._remote.put(file.name, data)
+        with self._memory.taken(min(file.size, WHOLE_BYTES)):
+            return put_checked(self._remote, self._staging, file)
 
     def _send_one(self, file: Expected) -> None:
         self._sent.expect([(file.name, Sent(file.size, file.crc, None))])
@@ -228,7 +220,28 @@ class _Budget:
                 self._changed.notify_all()
 
 
-def _visibility(file: Expected) -> tuple[int, int, str]:
+def put_checked(remote: RemoteFolder, folder: Path, file: Expected) -> str:
+    """Send a file of a folder, if it is what the ledger says, and return its tag.
+
+    It takes up to `WHOLE_BYTES` of memory.
+
+    Raises
+    ------
+    DamagedError
+        When it is something else.
+    RunError
+        When the store fails for longer than can be waited.
+    """
+    path = folder / file.name
+    if file.size > WHOLE_BYTES:
+        _refuse_changed(file, path, size_and_crc(path))
+        return remote.put_file(file.name, path)
+    data = path.read_bytes()
+    _refuse_changed(file, path, (len(data), FileSum.of(data).crc))
+    return remote.put(file.name, data)
+
+
+def visibility(file: Expected) -> tuple[int, int, str]:
     """Return the place of a file in the order in which a result becomes visible."""
     if file.name == MARKER:
         return 2, 0, file.name

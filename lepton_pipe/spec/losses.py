@@ -1,4 +1,4 @@
-"""What a conversion loses on request, counted voxel by voxel for the report."""
+"""What conversions lose on request, and floats that are no numbers: counted for the report."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ class Lost(NamedTuple):
     def add(self, other: Lost) -> Lost:
         """Return the counts of both together."""
         return Lost(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class NotFinite(NamedTuple):
+    """How many voxels of an image of floats are NaN, and how many infinite."""
+
+    nan: int = 0
+    infinite: int = 0
+
+    def add(self, other: NotFinite) -> NotFinite:
+        """Return the counts of both together."""
+        return NotFinite(self.nan + other.nan, self.infinite + other.infinite)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lepton_pipe.errors import RunError, without_secrets
-from lepton_pipe.store.durable import FileSum, crc32c, size_and_crc
+from lepton_pipe.store.durable import FileSum, crc32c, size_and_crc, write_whole
 from lepton_pipe.store.urls import check_url
 
 _T = TypeVar("_T")
@@ -211,14 +211,31 @@ class RemoteFolder:
 
     def _sums_up_to(self, name: str, limit: int) -> tuple[int, int]:
         found = FileSum()
-        while found.size < limit:
-            end = min(found.size + _PART_BYTES, limit)
-            length = end - found.size
-            piece = self._fs.cat_file(self._path(name), start=found.size, end=end)
+        for piece in self._pieces(name, limit):
             found.add(piece)
-            if len(piece) < length:
-                break
         return found.size, found.crc
+
+    def _pieces(self, name: str, limit: int) -> Iterator[bytes]:
+        """Yield an object piece by piece, up to so many bytes of it."""
+        for start in range(0, limit, _PART_BYTES):
+            end = min(start + _PART_BYTES, limit)
+            piece: bytes = self._fs.cat_file(self._path(name), start=start, end=end)
+            yield piece
+            if len(piece) < end - start:
+                return
+
+    def fetch(self, name: str, path: Path) -> tuple[int, int] | None:
+        """Write an object to a file; return its size in bytes and its sum, None if there is none.
+
+        Folders are made where they lack.
+        """
+        try:
+            return self._tried("read", name, self._fetch, name, path)
+        except FileNotFoundError:
+            return None
+
+    def _fetch(self, name: str, path: Path) -> tuple[int, int]:
+        return write_whole(path, self._pieces(name, int(self._info(name)["size"])))
 
     def modified(self, name: str) -> datetime:
         """Return when an object was written, by the clock of the store."""

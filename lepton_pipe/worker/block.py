@@ -14,9 +14,10 @@ import numpy as np
 from lepton_pipe.device import frozen, to_device, to_host
 from lepton_pipe.errors import LeptonError
 from lepton_pipe.geometry import Region
+from lepton_pipe.kernels.finite import count_not_finite
 from lepton_pipe.ledger.journal import Unit
 from lepton_pipe.plan.absorb import Group, last_use, results_of
-from lepton_pipe.plan.counted import owned_regions
+from lepton_pipe.plan.counted import is_watched, owned_regions
 from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
 from lepton_pipe.plan.model import Write
 from lepton_pipe.plan.rates import measured_name
@@ -195,6 +196,8 @@ class Task:
                 array = self._unread(image, region, error)
             stats.bytes_read += array.nbytes
             self.held[image] = region, to_device(array, self.program.device)
+        for write in copies:
+            self._watch(write, region, array)
 
     def _unread(self, image: str, region: Region, error: LeptonError) -> Any:
         """Return what stands for a region that cannot be read; here, raise where that happened."""
@@ -217,6 +220,23 @@ class Task:
     def _wrote(self, write: Write, written: Iterable[Written]) -> None:
         target = self.stage.writes.index(write)
         self.units += (Unit(target, *unit) for unit in written)
+
+    def _watch(self, write: Write, covers: Region, array: Any) -> None:
+        """Count what is not finite of what a write stores.
+
+        Parameters
+        ----------
+        array
+            The voxels of `covers`, which holds the region that is written.
+        """
+        if is_watched(self.spec, write):
+            number = self.stage.writes.index(write)
+            for part in self._known_parts(write.step, written_region(write, self.block)):
+                self.result.count_not_finite(number, count_not_finite(array[part.inside(covers)]))
+
+    def _known_parts(self, step_id: str, region: Region) -> list[Region]:  # noqa: ARG002
+        """Return the parts of a region of which something is known: here, all of it."""
+        return [region]
 
     def _compute(self, step: Step, region: Region) -> None:
         with self._timed("compute_seconds"):
@@ -306,6 +326,7 @@ class Task:
                 kept = self.program.kept.get((write.array, write.level))
                 if kept is not None:
                     kept.keep(region, block)
+            self._watch(write, region, block)
 
     def sweep(self) -> None:
         """Fold the slabs of the swept axis, one after the other, and write the result."""

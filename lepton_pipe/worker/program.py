@@ -11,13 +11,14 @@ import numpy as np
 
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan import Stage
-from lepton_pipe.spec import Lost, Spec, blamed
+from lepton_pipe.spec import Lost, NotFinite, Spec, blamed
 from lepton_pipe.store.writers import Written
 from lepton_pipe.worker.faults import Lack, OnError
 
 CONTENT_KEY = "@key"
 """Name, among a block's own parts, of the content key that it is run for."""
 _COUNTS = "@counts"
+_NOT_FINITE = "@not finite"
 
 
 class Readable(Protocol):
@@ -144,27 +145,35 @@ class BlockResult:
     """What a task returns: small partials by step id, and its measurements. Never an image.
 
     ``lack`` says what could not be read or computed; None where that is nothing. ``counts`` holds
-    what conversions lost, by the position of their step in the stage.
+    what conversions lost, by the position of their step in the stage. ``not_finite`` holds what
+    images of floats were written with, by the number of the write; nothing where that is none.
     """
 
     partials: dict[str, Any] = field(default_factory=dict)
     stats: Stats = field(default_factory=Stats)
     lack: Lack | None = None
     counts: dict[int, Lost] = field(default_factory=dict)
+    not_finite: dict[int, NotFinite] = field(default_factory=dict)
 
     def count(self, position: int, lost: Lost) -> None:
         """Add what a conversion lost."""
         self.counts[position] = self.counts.get(position, Lost()).add(lost)
 
+    def count_not_finite(self, write: int, found: NotFinite) -> None:
+        """Add what is not finite of what was written."""
+        if any(found):
+            self.not_finite[write] = self.not_finite.get(write, NotFinite()).add(found)
+
     def contributed(self) -> dict[str, Any]:
         """Return what the run cannot do without, as it is stored; see `from_stored`."""
-        return {**self.partials, **({_COUNTS: self.counts} if self.counts else {})}
+        more = {_COUNTS: self.counts, _NOT_FINITE: self.not_finite}
+        return {**self.partials, **{name: counts for name, counts in more.items() if counts}}
 
     @classmethod
     def from_stored(cls, contributed: dict[str, Any]) -> BlockResult:
         """Return the result that contributed this."""
-        counts = contributed.pop(_COUNTS, {})
-        return cls(contributed, counts=counts)
+        counts, not_finite = contributed.pop(_COUNTS, {}), contributed.pop(_NOT_FINITE, {})
+        return cls(contributed, counts=counts, not_finite=not_finite)
 
 
 @dataclass(frozen=True)
@@ -189,5 +198,7 @@ class Combine:
                 a.partials[step_id] = folded
         for position, lost in b.counts.items():
             a.count(position, lost)
+        for write, found in b.not_finite.items():
+            a.count_not_finite(write, found)
         a.stats.add(b.stats)
         return a

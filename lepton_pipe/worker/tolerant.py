@@ -218,6 +218,9 @@ class TolerantTask(Task):
 
     # -- writing ----------------------------------------------------------------------------
 
+    def _known_parts(self, step_id: str, region: Region) -> list[Region]:
+        return without(region, self.bad.get(step_id, ()))
+
     def _write(self, step_id: str) -> None:
         super()._write(step_id)
         if step_id in self.bad:
