@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.arguments import Request, general_help, parse, parse_output, wants_help
-from lepton_pipe.errors import ExitStatus, LeptonError, UsageError
+from lepton_pipe.errors import ExitStatus, LeptonError, RunError, UsageError
 from lepton_pipe.heap import one_heap
+from lepton_pipe.streams import open_streams, silence, unwritable, words_may_be_lost
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from lepton_pipe.run.verify import Verified
+
+
+_UNWRITTEN = "standard output could not be written to"
 
 
 class _Terminated(BaseException):
@@ -29,11 +31,12 @@ class _Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status (see `ExitStatus`)."""
     one_heap()
+    open_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asked for just that
             signal.signal(number, _terminate)
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return _told(_dispatch(list(sys.argv[1:] if argv is None else argv)))
     except LeptonError as error:
         _say(f"lepton-pipe: {error}")
         return int(error.exit_status)
@@ -45,17 +48,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone (``lepton-pipe list | head``); do not complain at exit.
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            silence(stream)
         runs = (sys.argv[1:] if argv is None else list(argv))[:1] in (["run"], ["demo"])
         return int(ExitStatus.FAILED if runs else ExitStatus.COMPLETE)
-    except Exception:  # noqa: BLE001  whatever it is, the status must say that the run failed
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001  whatever it is, the status must say that it failed
+        if isinstance(error, OSError) and _is_of_print(error):
+            silence(sys.stdout)
+            _say(f"lepton-pipe: {_UNWRITTEN} ({error.strerror})")
+            return int(ExitStatus.FAILED)
+        with words_may_be_lost():
+            traceback.print_exc()
         _say("lepton-pipe: this is a fault in lepton_pipe, not in what you did; please report it")
         return int(ExitStatus.FAILED)
     except KeyboardInterrupt:
         return _stopped("interrupted", ExitStatus.INTERRUPTED)
     except _Terminated:
         return _stopped("terminated", ExitStatus.TERMINATED)
+
+
+def _told(status: int) -> int:
+    """Return the status of a command, once all that it told has been taken."""
+    if why := unwritable(sys.stdout):
+        raise RunError(f"{_UNWRITTEN} ({why})")
+    return status
+
+
+def _is_of_print(error: OSError) -> bool:
+    """Tell whether printing failed: the last that was called from here."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename == __file__
 
 
 def _stopped(how: str, status: ExitStatus) -> int:
@@ -70,7 +90,8 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with words_may_be_lost():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -130,11 +151,16 @@ def _run(argv: list[str]) -> int:
     if not request.json:
         _say(str(plan))
     report = plan.run(progress=True)
-    with suppress(BrokenPipeError):  # it is published, whether somebody reads this or not
+    try:
         if request.json:
             _print_json(report.to_json())
         else:
-            print(report, flush=True)
+            print(report)
+        sys.stdout.flush()
+    except OSError as error:  # it is published, whether somebody reads this or not
+        silence(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            _say(f"{report.out} is published and whole; the report went nowhere: {error.strerror}")
     return int(ExitStatus.QUARANTINED if report.quarantine else ExitStatus.COMPLETE)
 
 

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lepton_pipe.streams import words_may_be_lost
+
 
 class Watcher(Protocol):
     """Is told how a run goes."""
@@ -81,7 +83,8 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Show a line above the bars."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        with words_may_be_lost():
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def stage(self, name: str, blocks: int) -> None:
         """Begin a bar."""
