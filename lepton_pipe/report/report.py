@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from lepton_pipe.cache.counts import Tier
 from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.plan_text import count
 from lepton_pipe.report.quarantine import QUARANTINE, Quarantined, quarantine_lines
+from lepton_pipe.report.tiers import kept_lines
 from lepton_pipe.spec import plain
 from lepton_pipe.store.output import Output
 from lepton_pipe.worker import Stats
@@ -95,6 +97,14 @@ class Report:
             **({"unchanged": True} if self.unchanged else {}),
         }
 
+    @property
+    def tiers(self) -> dict[str, Tier]:
+        """What the tiers did in all stages: decoded chunks, packed ones in memory, and on disk."""
+        stats = Stats()
+        for stage in self.stages:
+            stats.count(stage.stats.tiers)
+        return stats.tiers
+
     def _lacking(self) -> dict[str, Any]:
         if not self.quarantine:
             return {}
@@ -114,6 +124,7 @@ class Report:
         for name, output in self.outputs.items():
             lines.append(f"  {name}: {_describe(name, output, self.values)}")
         lines += [f"  {cast}" for cast in self.casts if cast.is_worth_telling]
+        lines += kept_lines(self.tiers)
         if self.quarantine:
             lines.append(
                 f"  quarantined: {len(self.quarantine)} that could not be read or computed, "
@@ -145,7 +156,8 @@ def _mib(n: int) -> str:
 
 
 def _rounded(stats: Stats) -> dict[str, Any]:
-    return {n: round(v, 3) if isinstance(v, float) else v for n, v in asdict(stats).items()}
+    figures = {n: round(v, 3) if isinstance(v, float) else v for n, v in asdict(stats).items()}
+    return {**figures, "tiers": {name: tier.to_json() for name, tier in stats.tiers.items()}}
 
 
 def value_json(value: Any) -> Any:
