@@ -15,10 +15,12 @@ from lepton_pipe.heap import one_heap
 from lepton_pipe.options import (
     RESERVED,
     RUN_OPTIONS,
+    Keep,
     OnError,
     RunOptions,
     check_counts,
     check_replacing,
+    checked_keep,
     checked_levels,
     checked_on_error,
     memory_bytes,
@@ -84,6 +86,7 @@ class Pipeline(Definition):
         scheduler: str | None = None,
         chunks: Mapping[str, int] | str | None = None,
         levels: int | None = None,
+        keep: Keep = "auto",
         on_error: OnError = "fail",
         sparse: bool = False,
         staging: str | Path | None = None,
@@ -102,7 +105,7 @@ class Pipeline(Definition):
             Directory to publish the results in, or its URL: ``s3://bucket/folder/name.zarr``.
         memory, workers, threads, device, serial, overwrite, update, scheduler, chunks, levels
             See `RunOptions`.
-        on_error, sparse, staging, stall, insecure
+        keep, on_error, sparse, staging, stall, insecure
             See `RunOptions`.
         spoilt
             What of an output is to be made again, for `lepton_pipe.repair`.
@@ -131,6 +134,7 @@ class Pipeline(Definition):
             scheduler=scheduler,
             chunks=chunks,
             levels=levels,
+            keep=checked_keep(keep),
             on_error=checked_on_error(on_error),
             stall=stall,
             insecure=insecure,
@@ -286,6 +290,8 @@ class Plan:
             rates=self.rates,
             chunks=parse_chunks(o.chunks),
             levels=checked_levels(o.levels),
+            # Which of the processes of a cluster elsewhere runs a block, nobody knows beforehand.
+            keep="disk" if o.scheduler is not None else o.keep,
         )
         refuse_space(self.out, made)
         return made

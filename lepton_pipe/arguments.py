@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lepton_pipe.api import Pipeline, Plan, open_image
 from lepton_pipe.errors import UsageError
-from lepton_pipe.options import ON_ERROR, RUN_OPTIONS
+from lepton_pipe.options import KEEP, ON_ERROR, RUN_OPTIONS
 from lepton_pipe.spec import Parameter
 
 if TYPE_CHECKING:
@@ -289,6 +289,14 @@ def _add_run(parser: Parser) -> None:
         metavar="N",
         help="scale levels of the output images at most; 1 makes no pyramid (default: until the "
         "image fits a screen)",
+    )
+    add(
+        "--keep",
+        choices=KEEP,
+        default="auto",
+        help="where what later stages need again is kept while the run lasts: memory (packed; the "
+        "rest on disk), disk, or auto: memory where there is room, and disk too if it takes long "
+        "to make",
     )
     add(
         "--on-error",

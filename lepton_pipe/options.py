@@ -14,6 +14,8 @@ from lepton_pipe.errors import UsageError
 # Words of the command line that no pipeline may use for an image or parameter of its own.
 RESERVED = ("json", "help", "part")
 OnError = Literal["fail", "skip", "fill"]
+Keep = Literal["auto", "memory", "disk"]
+KEEP: tuple[Keep, ...] = ("auto", "memory", "disk")
 ON_ERROR: tuple[OnError, ...] = ("fail", "skip", "fill")
 RUN_OPTIONS = (
     "out",
@@ -27,6 +29,7 @@ RUN_OPTIONS = (
     "scheduler",
     "chunks",
     "levels",
+    "keep",
     "on_error",
     "sparse",
     "staging",
@@ -76,6 +79,11 @@ class RunOptions:
     levels
         Scale levels of every output image at most, the full resolution among them: 1 makes no
         pyramid. By default as many as it takes to show the image on a screen.
+    keep
+        Where what later stages need again is kept while the run lasts, if one process computes all
+        blocks. ``"disk"``: stored beside the output. ``"memory"``: packed in memory, and what there
+        is no room for stored. ``"auto"``: in memory where there is room, and stored as well if
+        making it again would take more than half a minute.
     on_error
         What is done where an input cannot be read or a kernel raises. ``"fail"``: nothing is
         published. With the others the run goes on, and lists these in ``quarantine.json``.
@@ -106,6 +114,7 @@ class RunOptions:
     scheduler: str | None = None
     chunks: Mapping[str, int] | str | None = None
     levels: int | None = None
+    keep: Keep = "auto"
     on_error: OnError = "fail"
     sparse: bool = False
     staging: str | Path | None = None
@@ -138,6 +147,13 @@ def checked_levels(levels: int | None) -> int | None:
     if levels is not None and levels < 1:
         raise UsageError(f"levels={levels} leaves no image: 1 is the full resolution alone")
     return levels
+
+
+def checked_keep(keep: Keep) -> Keep:
+    """Return `keep`; raise `UsageError` where it is no choice."""
+    if keep not in KEEP:
+        raise UsageError(f"keep={keep!r} is not known; there are {', '.join(KEEP)}")
+    return keep
 
 
 def checked_on_error(on_error: OnError) -> OnError:

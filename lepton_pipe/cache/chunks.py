@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import compress
 from operator import not_
@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lepton_pipe.cache.counts import Tier
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -70,6 +72,7 @@ class ChunkCache:
         self._budget = budget
         self._bytes = 0
         self._hits = self._misses = self._decoded = self._evictions = 0
+        self._told = Tier()
 
     def get(self, key: Hashable, decode: Callable[[], Array]) -> Array:
         """Return the array under `key`, made by `decode` where it is not held; read-only.
@@ -159,6 +162,14 @@ class ChunkCache:
                 self._decoded,
                 self._evictions,
             )
+
+    def take(self) -> Tier:
+        """Return what was counted since the last time."""
+        with self._lock:
+            now = Tier(self._hits, self._misses, self._misses, self._evictions)
+            now.nbytes = now.raw_bytes = self._decoded
+            told, self._told = self._told, now
+        return Tier(*(a - b for a, b in zip(astuple(now), astuple(told), strict=True)))
 
     def _held_first(self, wanted: list[tuple[Hashable, T]]) -> list[tuple[Hashable, T]]:
         """Return what is held before what is not, and mark it as used, so that it stays."""
@@ -268,3 +279,4 @@ keep = shared.keep
 clear = shared.clear
 enabled = shared.enabled
 snapshot = shared.snapshot
+take = shared.take

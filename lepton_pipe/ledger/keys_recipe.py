@@ -103,7 +103,7 @@ def _write(
     array: StoredArray, write: Write, names: Mapping[str, str], copied: bool
 ) -> dict[str, Any]:
     layout = array.levels[write.level]
-    codecs = result_codecs if array.output else scratch_codecs
+    codecs = result_codecs(array.type.dtype) if array.output else scratch_codecs(array.type)
     return {
         "step": names[write.step],
         "array": array.name,
@@ -113,7 +113,7 @@ def _write(
         "shape": layout.grid.shape,
         "chunks": layout.chunks,
         "shards": layout.shards,
-        "codecs": "copied" if copied else [c.to_dict() for c in codecs(array.type.dtype)],
+        "codecs": "copied" if copied else [c.to_dict() for c in codecs],
     }
 
 

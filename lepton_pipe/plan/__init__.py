@@ -1,6 +1,7 @@
 """From a bound pipeline to a plan: stages, block shapes, memory, cost. Opens nothing."""
 
 from lepton_pipe.plan.cluster import plan_where_it_pays, why_no_cluster
+from lepton_pipe.plan.holding import Keep
 from lepton_pipe.plan.model import (
     SCRATCH,
     Decision,
@@ -21,6 +22,7 @@ __all__ = [
     "SCRATCH",
     "Decision",
     "InputInfo",
+    "Keep",
     "Plan",
     "Rates",
     "Read",

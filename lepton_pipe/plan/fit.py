@@ -239,10 +239,21 @@ class Fitter:
     def _task_bytes(self, stage: Stage) -> int:
         return task_bytes(self.spec, stage, self.arrays, self.inputs)
 
+    def room(self, stage: Stage) -> int:
+        """Return the bytes that the blocks of a fitted stage leave, and what is held beside them.
+
+        Decoded chunks have to make room.
+        """
+        return self.budget - stage.slots * stage.estimate.task_bytes - stage.held_bytes
+
+    def with_held(self, stage: Stage, held: int) -> Stage:
+        """Return a fitted stage that leaves room for some bytes, with fewer decoded chunks."""
+        return self._finish(replace(stage, held_bytes=held), stage.slots)
+
     def _finish(self, stage: Stage, at_once: int) -> Stage:
         task = self._task_bytes(stage)
         slots = min(at_once, max(1, self.budget // max(1, task)))
-        left = self.budget - slots * task
+        left = self.budget - slots * task - stage.held_bytes
         cached = self._cached(stage, left)
         estimate = Estimate(
             task_bytes=task,

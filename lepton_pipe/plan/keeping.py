@@ -60,4 +60,5 @@ def _keep(
 
 def task_and_cache(stage: Stage) -> int:
     """Return the bytes of all blocks of a stage that run at once, and of what is held for them."""
-    return stage.slots * stage.estimate.task_bytes + stage.cache_bytes + stage.kept_bytes
+    held = stage.held_bytes + stage.cache_bytes + stage.kept_bytes
+    return stage.slots * stage.estimate.task_bytes + held

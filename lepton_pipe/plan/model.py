@@ -93,13 +93,20 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """An image that is written: an output with its scale levels, or scratch between stages."""
+    """An image that is written: an output with its scale levels, or scratch between stages.
+
+    Attributes
+    ----------
+    place
+        Where its chunks are kept until the run is over; see `lepton_pipe.plan.holding`.
+    """
 
     name: str
     step: str
     type: ImageType
     levels: tuple[Layout, ...]
     output: bool
+    place: Literal["disk", "memory", "both"] = "disk"
 
     @property
     def nbytes(self) -> int:
@@ -239,6 +246,8 @@ class Stage:
         for it or for a later one; see `lepton_pipe.plan.keeping`.
     kept_bytes
         Bytes of those.
+    held_bytes
+        Bytes for the packed chunks of intermediate images that stay in memory while it runs.
     counts
         Those of the steps whose losses are counted; see `lepton_pipe.plan.counted`.
     """
@@ -259,6 +268,7 @@ class Stage:
     considered: tuple[Shape, ...] = ()
     kept: tuple[tuple[str, int], ...] = ()
     kept_bytes: int = 0
+    held_bytes: int = 0
     counts: tuple[str, ...] = ()
     estimate: Estimate = field(default=Estimate(0, 0, 0, 0.0))
 
@@ -275,10 +285,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Why a result that a later stage needs again is stored or computed again."""
+    """Why a result that a later stage needs again is stored, kept in memory or computed again."""
 
     step: str
-    choice: Literal["store", "recompute"]
+    choice: Literal["store", "keep", "keep and store", "recompute"]
     reason: str
 
     def to_json(self) -> dict[str, str]:
@@ -345,6 +355,7 @@ class Plan:
 def _array_json(array: StoredArray) -> dict[str, Any]:
     return {
         "output": array.output,
+        "place": array.place,
         "dtype": np.dtype(array.type.dtype).name,
         "levels": [
             {
@@ -369,6 +380,7 @@ def stage_json(stage: Stage) -> dict[str, Any]:
         "cache_bytes": stage.cache_bytes,
         "kept": [{"array": array, "level": level} for array, level in stage.kept],
         "kept_bytes": stage.kept_bytes,
+        "held_bytes": stage.held_bytes,
         "reads": [r.step for r in stage.reads],
         "steps": list(stage.steps),
         "reduces": list(stage.reduces),

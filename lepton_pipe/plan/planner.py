@@ -11,6 +11,7 @@ from lepton_pipe.geometry import Grid, Layout
 from lepton_pipe.kernels.resample import downsample
 from lepton_pipe.plan.counted import with_counts
 from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, scale_stages, written_beside_outputs
+from lepton_pipe.plan.holding import Holding, Keep
 from lepton_pipe.plan.keeping import keep_between_stages, task_and_cache
 from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
 from lepton_pipe.plan.levels import Levels, assign_levels
@@ -42,10 +43,14 @@ ALONE_BYTES = 355 * MIB
 
 
 class _Stored(NamedTuple):
-    """What was asked for of output images: chunk lengths by axis name, most scale levels."""
+    """What was asked for: chunk lengths of outputs by axis name, most scale levels; where to keep.
+
+    The last is for what lies between stages.
+    """
 
     chunks: Mapping[str, int] | None
     levels: int | None
+    keep: Keep
 
 
 def baseline(resources: Resources) -> int:
@@ -63,6 +68,7 @@ def make_plan(
     rates: Rates = NOMINAL,
     chunks: Mapping[str, int] | None = None,
     levels: int | None = None,
+    keep: Keep = "disk",
 ) -> Plan:
     """Plan a run.
 
@@ -82,6 +88,9 @@ def make_plan(
         Chunk length of output images by axis name, where the planner shall not choose it.
     levels
         Scale levels of output images at most, the full resolution among them.
+    keep
+        Whether what stages need of earlier ones stays in memory, where one process computes all
+        blocks: "memory" and "disk" as they say, "auto" where there is room for it.
 
     Raises
     ------
@@ -98,7 +107,7 @@ def make_plan(
 
     def make(memory: int) -> Plan:
         here = replace(resources, memory=memory)
-        return _plan(costed, inputs, here, tiling, rates, _Stored(chunks, levels))
+        return _plan(costed, inputs, here, tiling, rates, _Stored(chunks, levels, keep))
 
     try:
         return make(resources.memory)
@@ -158,6 +167,8 @@ def _plan(
     fitter = Fitter(full, arrays, inputs, budget, resources.slots, rates, tiling)
     stages = fitter.fit(skeletons, levels)
     stages += scale_stages(fitter, stages)
+    if wanted.keep != "disk" and resources.processes == 1:
+        stages, arrays, decisions = Holding(fitter, wanted.keep).choose(stages, decisions)
     if resources.in_process:
         stages = keep_between_stages(stages, arrays, budget)
     stages = [replace(s, index=i) for i, s in enumerate(with_counts(full, stages))]

@@ -35,20 +35,20 @@ def bytes_read(spec: Spec, stage: Stage) -> int:
 
 def _read_bytes(spec: Spec, stage: Stage, image: str) -> int:
     type_ = spec.image_type(image)
-    followed = _followed(stage, type_.grid)
-    lengths = list(_region_of(spec, stage, stage.blocks.region(0), image).shape)
+    followed = followed_axes(stage, type_.grid)
+    lengths = list(region_of(spec, stage, stage.blocks.region(0), image).shape)
     repeats = 1
     for axis, count in enumerate(stage.blocks.counts):
         along = followed[axis]
         if along < 0:
             repeats *= count
         else:
-            rows = _row(stage, axis)
-            lengths[along] = sum(_region_of(spec, stage, b, image).shape[along] for b in rows)
+            rows = row(stage, axis)
+            lengths[along] = sum(region_of(spec, stage, b, image).shape[along] for b in rows)
     return prod(lengths) * repeats * type_.dtype.itemsize
 
 
-def _row(stage: Stage, axis: int) -> Iterator[Region]:
+def row(stage: Stage, axis: int) -> Iterator[Region]:
     """Yield the blocks along one axis, first in all others."""
     blocks = stage.blocks
     for i in range(blocks.counts[axis]):
@@ -57,13 +57,14 @@ def _row(stage: Stage, axis: int) -> Iterator[Region]:
         )
 
 
-def _followed(stage: Stage, grid: Grid) -> list[int]:
+def followed_axes(stage: Stage, grid: Grid) -> list[int]:
     """Return, for each axis of a stage, the image's axis that blocks move along; -1 if none."""
     names = [a if n > 1 else "" for a, n in zip(grid.axes, grid.shape, strict=True)]
     return [names.index(a) if a in names else -1 for a in stage.grid.axes]
 
 
-def _region_of(spec: Spec, stage: Stage, block: Region, image: str) -> Region:
+def region_of(spec: Spec, stage: Stage, block: Region, image: str) -> Region:
+    """Return the region that the task of a block reads of an image."""
     if stage.sweep is None:
         return block_regions(spec, stage, block)[image]
     (source,) = spec.image_inputs(spec[stage.sweep.step])
@@ -113,14 +114,14 @@ def decoding(
     touched = touches(
         stage,
         chunks,
-        lambda block: _region_of(spec, stage, block, read.step),
-        _followed(stage, type_.grid),
+        lambda block: region_of(spec, stage, block, read.step),
+        followed_axes(stage, type_.grid),
     )
     # Axes that no block moves along are read from end to end by each.
     whole = prod(
         -(-n // c)
         for i, (n, c) in enumerate(zip(type_.grid.shape, chunks, strict=True))
-        if i not in _followed(stage, type_.grid)
+        if i not in followed_axes(stage, type_.grid)
     )
     sizes = tuple(
         Cached(c.chunks * whole, c.decodes * whole)

@@ -111,7 +111,12 @@ def _output_lines(plan: Plan) -> list[str]:
 
 
 def _decision_lines(plan: Plan) -> list[str]:
-    words = {"store": "stored between stages", "recompute": "computed again"}
+    words = {
+        "store": "stored between stages",
+        "keep": "kept in memory between stages",
+        "keep and store": "kept in memory between stages, and stored",
+        "recompute": "computed again",
+    }
     return [f"{d.step} is {words[d.choice]}: {d.reason}" for d in plan.decisions]
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from lepton_pipe.cache.counts import Tier
 from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.plan_text import count
 from lepton_pipe.report.quarantine import QUARANTINE, Quarantined, quarantine_lines
+from lepton_pipe.report.tiers import kept_lines
 from lepton_pipe.spec import NotFinite, plain
 from lepton_pipe.store.output import Output
 from lepton_pipe.worker import Stats
@@ -103,6 +105,14 @@ class Report:
         found = {n: f._asdict() for n, f in self.not_finite.items()}
         return {"not_finite": found} if found else {}
 
+    @property
+    def tiers(self) -> dict[str, Tier]:
+        """What the tiers did in all stages: decoded chunks, packed ones in memory, and on disk."""
+        stats = Stats()
+        for stage in self.stages:
+            stats.count(stage.stats.tiers)
+        return stats.tiers
+
     def _lacking(self) -> dict[str, Any]:
         if not self.quarantine:
             return {}
@@ -127,6 +137,7 @@ class Report:
             for name, found in self.not_finite.items()
             if any(found)
         ]
+        lines += kept_lines(self.tiers)
         if self.quarantine:
             lines.append(
                 f"  quarantined: {len(self.quarantine)} that could not be read or computed, "
@@ -158,7 +169,8 @@ def _mib(n: int) -> str:
 
 
 def _rounded(stats: Stats) -> dict[str, Any]:
-    return {n: round(v, 3) if isinstance(v, float) else v for n, v in asdict(stats).items()}
+    figures = {n: round(v, 3) if isinstance(v, float) else v for n, v in asdict(stats).items()}
+    return {**figures, "tiers": {name: tier.to_json() for name, tier in stats.tiers.items()}}
 
 
 def value_json(value: Any) -> Any:

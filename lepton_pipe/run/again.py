@@ -23,7 +23,7 @@ from lepton_pipe.run.executors import Work
 from lepton_pipe.worker import BlockResult, Combine
 
 MOST_TIMES = 3
-"""How often a block is run again at most."""
+"""How often a block is helped at most, while no other ends."""
 # From so many damaged files of a stage on, all that is still to be read is looked through.
 _SUSPICIOUS = 3
 
@@ -107,7 +107,6 @@ class Again:
 
     def __init__(self, plan: Plan, books: Books, execute: Execute) -> None:
         self._plan, self._books, self._execute = plan, books, execute
-        self._times: Counter[tuple[int, int]] = Counter()
         self._met: Counter[int] = Counter()
 
     def run(self, stage: Stage) -> BlockResult:
@@ -124,32 +123,43 @@ class Again:
         return self._run(stage, None)
 
     def _run(self, stage: Stage, only: Collection[int] | None) -> BlockResult:
+        books = self._books.of(stage.index)
+        times: Counter[int] = Counter()
+        done = 0
         while True:
             try:
                 return self._execute(stage, only)
             except DamagedError as error:
-                if not self._mend(stage, only, error):
+                if error.block is None:
+                    raise
+                books.refresh()
+                if books.done > done:  # it gets on, a few blocks at a time
+                    done = books.done
+                    times.clear()
+                times[error.block] += 1
+                if times[error.block] > MOST_TIMES:
+                    raise _hopeless(stage, error) from error
+                if not self._mend(stage, only, error.block, error):
                     raise
 
-    def _mend(self, stage: Stage, only: Collection[int] | None, error: DamagedError) -> bool:
+    def _mend(
+        self, stage: Stage, only: Collection[int] | None, block: int, error: DamagedError
+    ) -> bool:
         """Have what a block met made anew; tell whether there was something to be."""
-        if error.block is None:
-            return False
         books = self._books.of(stage.index)
-        books.refresh()
         self._met[stage.index] += 1
-        blocks: Collection[int] = [error.block]
+        made = self._provide(stage, [block], error)
         if self._met[stage.index] >= _SUSPICIOUS:
-            blocks = books.missing() if only is None else only
-        if books.lost(error.block):
-            self._count(stage, blocks, error)
-        made = self._provide(stage, blocks, error)
-        return made > 0 or books.lost(error.block)
+            made += self._provide(stage, books.missing() if only is None else only, error)
+        return made > 0 or books.lost(block)
 
     def _provide(
         self, stage: Stage, blocks: Collection[int], error: DamagedError | None = None
     ) -> int:
         """Have what blocks read of earlier stages there; return how many blocks that took.
+
+        Where it is kept in memory alone, no more than there is room for is made at a time: else
+        what was made first would have to go for what is made last.
 
         Parameters
         ----------
@@ -158,22 +168,27 @@ class Again:
         """
         stored, number = Stored(self._plan, stage), 0
         for index, numbers in sorted(stored.written_by(blocks).items()):
-            books = self._books.of(index)
-            lacking = books.lacking(numbers, stored.targets[index], whole=error is not None)
+            books, targets = self._books.of(index), stored.targets[index]
+            lacking = books.lacking(numbers, targets, whole=error is not None)
+            if error is not None and len(blocks) > 1 and _in_memory(self._plan, index, targets):
+                lacking = books.within(stage.held_bytes // 2, lacking, targets)
             if lacking:
                 earlier = self._plan.stages[index]
-                self._count(earlier, lacking, error)
                 self._provide(earlier, lacking)
                 self._run(earlier, lacking)
                 number += len(lacking)
         return number
 
-    def _count(self, stage: Stage, blocks: Iterable[int], error: DamagedError | None) -> None:
-        for block in blocks:
-            self._times[stage.index, block] += 1
-            if self._times[stage.index, block] > MOST_TIMES:
-                raise DamagedError(
-                    f"what block {block} of {stage.name} writes is damaged or gone again and "
-                    f"again, {MOST_TIMES} times by now; nothing was published: look at the disk, "
-                    "then type the same command again"
-                ) from error
+
+def _in_memory(plan: Plan, stage: int, targets: Iterable[int]) -> bool:
+    """Tell whether something of what a stage writes is kept in memory alone."""
+    writes = plan.stages[stage].writes
+    return any(plan.arrays[writes[t].array].place == "memory" for t in targets)
+
+
+def _hopeless(stage: Stage, error: DamagedError) -> DamagedError:
+    return DamagedError(
+        f"what block {error.block} of {stage.name} reads or contributes is damaged or gone again "
+        f"and again, {MOST_TIMES} times by now; nothing was published: look at the disk, then type "
+        "the same command again"
+    )

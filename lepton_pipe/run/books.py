@@ -22,7 +22,7 @@ from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.ledger.packing import known_classes, unpack
 from lepton_pipe.plan import Plan, Stage, Write
 from lepton_pipe.run.published import Published
-from lepton_pipe.run.stage_books import StageBooks
+from lepton_pipe.run.stage_books import InMemory, StageBooks
 from lepton_pipe.run.units import ArrayFiles, StageFiles, array_path
 from lepton_pipe.store.durable import size_and_crc, sync_filesystem, sync_tree
 from lepton_pipe.store.open import MARKER
@@ -50,12 +50,18 @@ class Books:
         Gives the content keys of the plan's blocks.
     published
         The version of the output that is there, of which is taken over what is the same.
+
+    Attributes
+    ----------
+    in_memory
+        Gives size and sum of those of some files that are kept in memory instead; none at first.
     """
 
     def __init__(
         self, staging: Path, plan: Plan, keys: BlockKeys, published: Published | None = None
     ) -> None:
         self._staging, self._plan, self._keys = staging, plan, keys
+        self.in_memory: InMemory = lambda _: {}
         self._published = published
         self._classes = known_classes(plan.spec)
         folder = staging / KNOWN
@@ -79,6 +85,7 @@ class Books:
             self._staging / KNOWN / JOURNAL / f"{stage.index:03d}",
             StageFiles.of(self._staging, self._plan, stage),
             lambda data: unpack(data, self._classes),
+            lambda files: self.in_memory(files),
         )
         self._stages[stage.index] = books
         books.find_done(distrust=self._distrust)

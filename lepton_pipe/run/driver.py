@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.cache import chunks
+from lepton_pipe.cache.records import Held
 from lepton_pipe.errors import DamagedError, RunError, without_secrets
 from lepton_pipe.heap import give_back
 from lepton_pipe.ledger.keys import BlockKeys, InputStamps
 from lepton_pipe.plan import Plan, Stage
 from lepton_pipe.plan.counted import is_counted, is_watched
+from lepton_pipe.plan.holding import ns_again
+from lepton_pipe.plan.uses import uses_of
 from lepton_pipe.report.board import Board
 from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.memory import PeakMemory
@@ -40,6 +44,7 @@ from lepton_pipe.run.values import take_in
 from lepton_pipe.spec import ImageType, Lost, NotFinite, PerBlock, Spec
 from lepton_pipe.store.arrays import ArraySource
 from lepton_pipe.store.chunked import ChunkedSource
+from lepton_pipe.store.held import shared as records
 from lepton_pipe.store.output import Output, clean_command, local_of
 from lepton_pipe.store.source import Source
 from lepton_pipe.store.target import ArrayTarget
@@ -200,7 +205,9 @@ def _executor(
         try:
             yield SerialExecutor() if plan.resources.serial else ThreadExecutor()
         finally:
-            chunks.clear()  # this process goes on, and wants its memory back
+            # This process goes on, and wants its memory back.
+            chunks.clear()
+            records.clear(_folder(staging))
         return
     # Dask is loaded by runs that use it alone: that takes as long as a small run.
     from lepton_pipe.run.dashboard import page_at
@@ -212,6 +219,11 @@ def _executor(
         threads = sum(client.nthreads().values())
         notes = _emptied(staging.path / _NOTES)
         yield DaskExecutor(client, threads, staging.token, notes, stall)
+
+
+def _folder(staging: AnyStaging) -> str:
+    """Return the folder of a run, as the names of files in it begin."""
+    return f"{staging.path.absolute()}{os.sep}"
 
 
 def _client(
@@ -252,6 +264,8 @@ class _Run:
         self.executor, self.watcher, self.books = executor, watcher, books
         self.quarantine = quarantine
         self.again = Again(plan, books, self._execute)
+        books.in_memory = executor.held
+        self.held = Held("", 0, 0)
         self.executed: Counter[int] = Counter()
         self.values: dict[str, Any] = {}
         self.lost: dict[str, Lost] = {}
@@ -269,6 +283,7 @@ class _Run:
 
     def _stage(self, stage: Stage) -> None:
         started = time.perf_counter()
+        self.held = self._held(stage)
         books = self.books.begin(stage, self.values)
         if books.done:
             self._say(f"{stage.name}: {books.done} of {len(stage.blocks)} blocks are done")
@@ -292,6 +307,21 @@ class _Run:
         self.watcher.say(text)
         self.board.say(text)
 
+    def _held(self, stage: Stage) -> Held:
+        """Return what stays in memory while a stage runs, and blocks that are run again for it."""
+        arrays = [a for a in self.plan.arrays.values() if a.place != "disk"]
+        uses = {self._group(a.name): uses_of(self.plan, a.name, stage.index) for a in arrays}
+        return Held(
+            _folder(self.staging),
+            stage.index,
+            stage.held_bytes,
+            {group: found for group, found in uses.items() if found},
+            {self._group(a.name): ns_again(self.plan, a) for a in arrays},
+        )
+
+    def _group(self, array: str) -> str:
+        return str((self.staging.path / array).absolute())
+
     def _go_past(self, stage: Stage, lack: Lack) -> None:
         """Note what the blocks of a stage lack, for the stages after it and for the user."""
         before = len(self.quarantine)
@@ -309,7 +339,9 @@ class _Run:
             program = replace(program, stage=replace(stage, name=f"again{time}:{stage.name}"))
         self.executed[stage.index] += 1
         parts, tick = self._parts(stage, books), lambda: self._tick(books)
-        failed = self.quarantine.failed(stage, program, parts)
+        # A block that is given up is filled in here, where no worker looks for what is in memory.
+        stored = {k: replace(self._target(*k), place="disk") for k in program.targets}
+        failed = self.quarantine.failed(stage, replace(program, targets=stored), parts)
         if only is None:
             self.watcher.stage(stage.name, len(stage.blocks) - books.done)
             return self.executor.run(Work(program, parts, tick, books, failed))
@@ -349,11 +381,13 @@ class _Run:
                 if r.array is not None and r.step in self.quarantine.bad
             },
             journal=self.books.of(stage.index).folder,
+            held=self.held if self.plan.resources.processes == 1 else None,
         )
 
     def _target(self, array: str, level: int) -> ArrayTarget:
-        scratch = not self.plan.arrays[array].output
-        return ArrayTarget(self.staging.path / array, None if scratch else level)
+        stored = self.plan.arrays[array]
+        path = self.staging.path / array
+        return ArrayTarget(path, level if stored.output else None, stored.place)
 
     def _per_block(self, step: str) -> bool:
         return isinstance(self.values[step], PerBlock)

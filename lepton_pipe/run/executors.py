@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from lepton_pipe.device import load
 from lepton_pipe.merge.fold import TreeFold
 from lepton_pipe.run.interrupts import raise_lost_interrupt
+from lepton_pipe.store.held import sums
 from lepton_pipe.worker import BlockResult, Combine, Program, run_block
 
 # How often to look around while no block ends.
@@ -113,8 +114,21 @@ class Executor(Protocol):
         """Run the blocks that are not done, and return the fold of all."""
         ...
 
+    def held(self, files: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        """Return size and sum of those of some files that are kept in memory instead."""
+        ...
 
-class SerialExecutor:
+
+class _InProcess:
+    """What the ways to run blocks in this process have in common."""
+
+    @staticmethod
+    def held(files: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        """Return size and sum of those of some files that are kept in memory instead."""
+        return sums(files)
+
+
+class SerialExecutor(_InProcess):
     """Runs block after block in this process: the simplest way to read a plan."""
 
     def run(self, work: Work) -> BlockResult:
@@ -136,7 +150,7 @@ class SerialExecutor:
             return work.failed(index, error)
 
 
-class ThreadExecutor:
+class ThreadExecutor(_InProcess):
     """Runs as many blocks at once as the plan says, in threads of this process.
 
     Kernels and codecs release the GIL. What is not worth the start of a cluster is run like this.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from distributed import Client
 
@@ -15,6 +17,7 @@ from lepton_pipe.run.flight import Flight
 from lepton_pipe.run.suspects import Suspects
 from lepton_pipe.run.watch import STALL_SECONDS, Watch
 from lepton_pipe.run.workers import Workers
+from lepton_pipe.store.held import sums
 from lepton_pipe.worker import BlockResult
 
 
@@ -49,6 +52,11 @@ class DaskExecutor:
         self._token = token
         self._notes = notes
         self._stall = STALL_SECONDS if stall is None else stall
+
+    def held(self, files: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        """Return size and sum of those of some files that a worker keeps in memory instead."""
+        answers: Iterable[Any] = self._client.run(sums, list(files), on_error="ignore").values()
+        return {file: found for answer in answers for file, found in answer.items()}
 
     def run(self, work: Work) -> BlockResult:
         """Run the blocks that are not done, and return the fold of all.

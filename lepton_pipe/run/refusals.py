@@ -147,7 +147,11 @@ def refuse_space(out: Output, plan: Plan) -> None:
     """
     parent = next(p for p in local_of(out).parents if p.exists())
     free = shutil.disk_usage(parent).free
-    need = sum(int(a.nbytes * _COMPRESSED[a.type.kind]) for a in plan.arrays.values())
+    need = sum(
+        int(a.nbytes * _COMPRESSED[a.type.kind])
+        for a in plan.arrays.values()
+        if a.place != "memory"
+    )
     other = "a staging=" if isinstance(out, RemoteOutput) else "an out="
     if free < need and free + _held(HiddenFolder(local_of(out)).staged()) < need:
         raise RefusedError(

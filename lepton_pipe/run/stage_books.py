@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ _LOOK_SECONDS = 0.1
 _FOR_THIS_RUN = bytes(16)
 _AT_ONCE = 1024
 
+InMemory = Callable[[Sequence[str]], Mapping[str, tuple[int, int]]]
+"""Gives size and sum of those of some files that are kept in memory instead."""
+
 
 class StageBooks:
     """The blocks of one stage: a `lepton_pipe.run.executors.Done`.
@@ -41,9 +45,10 @@ class StageBooks:
         folder: Path,
         files: StageFiles,
         unpacked: Callable[[bytes], Any],
+        in_memory: InMemory,
     ) -> None:
         self.stage, self.keys, self.folder, self.files = stage, keys, folder, files
-        self._ledger, self._unpacked = ledger, unpacked
+        self._ledger, self._unpacked, self._in_memory = ledger, unpacked, in_memory
         self._journal = Journal(folder, ledger.journal_read(stage.index))
         self._done = np.zeros(len(stage.blocks), bool)
         self._noted = np.zeros(len(stage.blocks), bool)
@@ -123,9 +128,16 @@ class StageBooks:
         for target in self.files.published:
             self._sound[target] |= blocks
 
-    def _holds(self, row: Row, targets: Collection[int], *, whole: bool = False) -> bool:
+    def _holds(
+        self,
+        row: Row,
+        targets: Collection[int],
+        *,
+        whole: bool = False,
+        held: Mapping[str, tuple[int, int]] | None = None,
+    ) -> bool:
         whole = whole or self._distrust or not row.durable
-        return self.files.hold(row.units, targets, whole=whole)
+        return self.files.hold(row.units, targets, whole=whole, held=held)
 
     def refresh(self) -> None:
         """Count as done what was done since the stage began."""
@@ -157,14 +169,32 @@ class StageBooks:
         at = list(targets)
         doubtful = [b for b in blocks if whole or not self._sound[at, b].all()]
         lacking = set(doubtful)
-        for row in self._ledger.rows(self.stage.index, doubtful, skip_damaged=True):
-            if self._elsewhere is not None:
-                published, files = self._elsewhere
-                published.bring(files, self.files, row, at)
-            if self._holds(row, at, whole=whole):
-                lacking.discard(row.block)
-                self._sound[at, row.block] = True
+        rows = self._ledger.rows(self.stage.index, doubtful, skip_damaged=True)
+        while some := list(islice(rows, _AT_ONCE)):
+            held = self._held(some) if whole else {}
+            for row in some:
+                if self._elsewhere is not None:
+                    published, files = self._elsewhere
+                    published.bring(files, self.files, row, at)
+                if self._holds(row, at, whole=whole, held=held):
+                    lacking.discard(row.block)
+                    self._sound[at, row.block] = True
         return sorted(lacking)
+
+    def within(self, room: int, blocks: Iterable[int], targets: Collection[int]) -> list[int]:
+        """Return the first of some blocks, as many as have written so many bytes to some arrays."""
+        found: list[int] = []
+        for row in self._ledger.rows(self.stage.index, blocks, skip_damaged=True):
+            room -= sum(unit.size for unit in row.units if unit.target in targets)
+            if room < 0:
+                break
+            found.append(row.block)
+        return found
+
+    def _held(self, rows: Iterable[Row]) -> Mapping[str, tuple[int, int]]:
+        """Return size and sum of files that blocks wrote and that are kept in memory instead."""
+        names = [name for row in rows for name in self.files.names(row.units)]
+        return self._in_memory(names) if names else {}
 
     def lost(self, block: int) -> bool:
         """Tell whether what a block contributed is lost, so that it has to be run again."""

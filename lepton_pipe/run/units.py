@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,13 @@ class StageFiles:
     ----------
     published
         Numbers of the arrays that are published; the others are scratch.
+    held
+        Numbers of those that are kept in memory.
     """
 
     targets: tuple[ArrayFiles, ...]
     published: tuple[int, ...]
+    held: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, folder: Path, plan: Plan, stage: Stage) -> StageFiles:
@@ -63,9 +66,20 @@ class StageFiles:
             ArrayFiles.of(array_path(folder, array, level), array.levels[level])
             for array, level in arrays
         )
-        return cls(targets, tuple(i for i, (array, _) in enumerate(arrays) if array.output))
+        return cls(
+            targets,
+            tuple(i for i, (array, _) in enumerate(arrays) if array.output),
+            tuple(i for i, (array, _) in enumerate(arrays) if array.place != "disk"),
+        )
 
-    def hold(self, units: Iterable[Unit], targets: Collection[int], *, whole: bool) -> bool:
+    def hold(
+        self,
+        units: Iterable[Unit],
+        targets: Collection[int],
+        *,
+        whole: bool,
+        held: Mapping[str, tuple[int, int]] | None = None,
+    ) -> bool:
         """Tell whether those of a block's files are there that lie in some arrays.
 
         Parameters
@@ -74,8 +88,16 @@ class StageFiles:
             Numbers of the arrays.
         whole
             Read them too, and compare their bytes by the checksum; else the size is enough.
+        held
+            Size and sum of files that are kept in memory instead, see `names`.
         """
-        return all(self._holds(unit, whole=whole) for unit in units if unit.target in targets)
+        kept = held or {}
+        return all(self._holds(unit, kept, whole=whole) for unit in units if unit.target in targets)
+
+    def names(self, units: Iterable[Unit]) -> list[str]:
+        """Return the absolute paths of those of a block's files that may be kept in memory."""
+        files = (self.file(unit) for unit in units if unit.target in self.held)
+        return [str(file.absolute()) for file in files if file is not None]
 
     def remove_scratch(self, units: Iterable[Unit]) -> None:
         """Remove those of a block's files that are not published."""
@@ -90,10 +112,12 @@ class StageFiles:
             return None
         return self.targets[unit.target].file(unit.unit)
 
-    def _holds(self, unit: Unit, *, whole: bool) -> bool:
+    def _holds(self, unit: Unit, held: Mapping[str, tuple[int, int]], *, whole: bool) -> bool:
         file = self.file(unit)
         if file is None:
             return False
+        if unit.target in self.held and (found := held.get(str(file.absolute()))) is not None:
+            return found == (unit.size, unit.crc)
         try:
             if whole:
                 return size_and_crc(file) == (unit.size, unit.crc)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import google_crc32c
@@ -28,6 +28,9 @@ from lepton_pipe.errors import InputError
 from lepton_pipe.store.unpack import MOST, UNPACKERS
 
 CRC_BYTES = 4
+# Of noise LZ4 saves a tenth, at a twentieth of the speed of a copy; see tests/benchmarks/tiers.py.
+_WORTH_PACKING = 1.2
+_SAMPLES, _SAMPLE_BYTES = 8, 1 << 13
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _SHUFFLE_NAMES: dict[int, Any] = {number: name for name, number in _SHUFFLES.items()}
 _WORDS = (1, 2, 4, 8)
@@ -97,6 +100,17 @@ class Chain:
         packed = words.view(np.uint8).data if self.encoder is None else self.encoder.encode(words)
         return [packed, crc32c(packed)] if self.checksum else [packed]
 
+    def encode_if_it_pays(self, chunk: NDArray[Any]) -> list[Bytes]:
+        """Return a chunk as `encode` does, not packed if a sample of it hardly gets smaller.
+
+        The sample depends on the voxels alone, so the bytes are the same every time.
+        """
+        if self.compressor != "blosc" or _shrinks(self.encoder, chunk.reshape(-1)):
+            return self.encode(chunk)
+        coder = self.encoder
+        plain = numcodecs.Blosc(coder.cname, 0, coder.shuffle, coder.blocksize)
+        return replace(self, encoder=plain).encode(chunk)
+
     def decode(self, data: Bytes, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the chunk stored as `data`; read-only, in the stored byte order.
 
@@ -146,6 +160,16 @@ class Chain:
             numcodecs.blosc.decompress(body, out)
         else:
             _check_size(UNPACKERS[self.compressor](body, out), out.nbytes)
+
+
+def _shrinks(coder: Any, values: NDArray[Any]) -> bool:
+    """Tell whether pieces from all over a chunk get so much smaller that packing pays."""
+    length = _SAMPLE_BYTES // values.itemsize
+    if values.size <= _SAMPLES * length:
+        return True
+    step = (values.size - length) // (_SAMPLES - 1)
+    pieces = np.concatenate([values[i * step : i * step + length] for i in range(_SAMPLES)])
+    return bool(len(coder.encode(pieces)) * _WORTH_PACKING < pieces.nbytes)
 
 
 def _check_size(found: int, size: int) -> None:

@@ -91,7 +91,7 @@ def create_scratch(path: Path, type: ImageType, chunks: tuple[int, ...]) -> None
         dtype=type.dtype,
         zarr_format=3,
         fill_value=0,
-        compressors=scratch_codecs(type.dtype),
+        compressors=scratch_codecs(type),
         dimension_names=type.grid.axes,
         attributes={OWN_KEY: type.to_json()},
     )
@@ -103,9 +103,14 @@ def result_codecs(dtype: np.dtype[Any]) -> tuple[BloscCodec, Crc32cCodec]:
     return _blosc("zstd", shuffle, dtype), Crc32cCodec()
 
 
-def scratch_codecs(dtype: np.dtype[Any]) -> tuple[BloscCodec, Crc32cCodec]:
-    """Return LZ4 over shuffled bits, then a checksum."""
-    return _blosc("lz4", "bitshuffle", dtype), Crc32cCodec()
+def scratch_codecs(type: ImageType) -> tuple[BloscCodec, Crc32cCodec]:  # noqa: A002
+    """Return LZ4 over shuffled bytes or bits, then a checksum.
+
+    Labels and floats are packed twice as fast over shuffled bytes, and labels smaller; masks and
+    whole numbers get smaller over shuffled bits: tests/benchmarks/results/tiers.md.
+    """
+    by_bytes = type.dtype.itemsize > 1 and (type.kind == "labels" or type.dtype.kind == "f")
+    return _blosc("lz4", "shuffle" if by_bytes else "bitshuffle", type.dtype), Crc32cCodec()
 
 
 def _blosc(cname: Any, shuffle: Any, dtype: np.dtype[Any]) -> BloscCodec:

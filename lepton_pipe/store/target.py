@@ -14,6 +14,7 @@ from lepton_pipe.errors import InputError, RunError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import Wanted
 from lepton_pipe.store.durable import remove_partials, sync_path, sync_tree
+from lepton_pipe.store.held import Place
 from lepton_pipe.store.source import HandleCache, Source, file_stamp
 from lepton_pipe.store.writers import Writer, Written, open_writer
 from lepton_pipe.store.zarr_input import open_zarr
@@ -33,10 +34,13 @@ class ArrayTarget:
         The image's group, or the array itself where `level` is None.
     level
         Scale level in the group.
+    place
+        Where its chunks are kept; those of results, and of what several processes share, on disk.
     """
 
     path: Path
     level: int | None = 0
+    place: Place = "disk"
 
     @property
     def array_path(self) -> Path:
@@ -71,7 +75,10 @@ class ArrayTarget:
         stamp = file_stamp(path / "zarr.json")
         if not stamp:
             raise RunError(f"{path}: was not laid out, or is gone; nothing was written")
-        return _writers.get((path, stamp), lambda: open_writer(path))
+        scratch = self.level is None
+        return _writers.get(
+            (path, stamp, self.place), lambda: open_writer(path, self.place, sampled=scratch)
+        )
 
     @contextmanager
     def writing(self, region: Region, writer: Writer) -> Iterator[None]:

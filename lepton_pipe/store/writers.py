@@ -16,8 +16,10 @@ from zarr.api import asynchronous as zarr_async
 from zarr.storage import LocalStore
 
 from lepton_pipe.geometry import Region
+from lepton_pipe.store import held
 from lepton_pipe.store.codecs import Bytes
 from lepton_pipe.store.durable import size_and_crc, write_whole
+from lepton_pipe.store.held import Place
 from lepton_pipe.store.loop import run
 from lepton_pipe.store.shards import assemble
 from lepton_pipe.store.storage import Index, Storage, storage_of
@@ -63,14 +65,22 @@ class Writer(Protocol):
         ...
 
 
-def open_writer(path: Path) -> Writer:
-    """Open the array at `path` for writing."""
+def open_writer(path: Path, place: Place = "disk", *, sampled: bool = False) -> Writer:
+    """Open the array at `path` for writing.
+
+    Parameters
+    ----------
+    place
+        Where its chunks are kept; memory is for arrays of ours alone.
+    sampled
+        Whether chunks are stored as they are where a sample says that packing does not pay.
+    """
     store = WriteOnceStore(LocalStore(path))
     opened: AsyncArray = run(zarr_async.open_array(store=store, mode="r+"))
     storage = storage_of(opened) if opened.metadata.zarr_format == 3 else None
     if storage is None or not storage.chain.writable:
         return ZarrWriter.of(path, opened)
-    return DirectWriter(path, storage)
+    return DirectWriter(path, storage, place, sampled)
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,8 @@ class DirectWriter:
 
     path: Path
     storage: Storage
+    place: Place = "disk"
+    sampled: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -139,7 +151,11 @@ class DirectWriter:
         for index, covered in units_in(region, self.unit):
             pieces = self._shard(covered, encoded) if self.storage.sharded else encoded(covered)
             file = self.path / self.storage.key(index)
-            size, crc = write_whole(file, pieces, within=self.path)
+            if self.place == "disk":
+                size, crc = write_whole(file, pieces, within=self.path)
+            else:
+                raw = self.storage.chunk_bytes
+                size, crc = held.put(file, self.path, index, pieces, raw, self.place)
             written.append(Written(unit_number(index, self), size, crc))
         return written
 
@@ -155,16 +171,20 @@ class DirectWriter:
         """Encode a chunk; beyond the array's edge it is filled up, as the format asks."""
         storage = self.storage
         if part.shape == storage.chunks and part.flags.c_contiguous:
-            return storage.chain.encode(part)
+            return self._packed(part)
         buffer = _chunk_buffer(storage)
         if part.shape != storage.chunks:
             buffer[...] = storage.fill()
         buffer[tuple(slice(n) for n in part.shape)] = part
-        pieces = storage.chain.encode(buffer)
+        pieces = self._packed(buffer)
         if storage.chain.encoder is None:
             # Not packed, the pieces are the buffer itself, which the next chunk overwrites.
             pieces = [bytes(piece) for piece in pieces]
         return pieces
+
+    def _packed(self, chunk: NDArray[Any]) -> list[Bytes]:
+        chain = self.storage.chain
+        return chain.encode_if_it_pays(chunk) if self.sampled else chain.encode(chunk)
 
 
 def unit_number(index: Index, writer: Writer) -> int:

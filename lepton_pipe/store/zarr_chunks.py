@@ -20,6 +20,7 @@ from lepton_pipe.errors import InputError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.chunked import touched
 from lepton_pipe.store.codecs import Bytes
+from lepton_pipe.store.held import HeldFiles
 from lepton_pipe.store.loop import run
 from lepton_pipe.store.missing import Absent, Missing, refuse_missing
 from lepton_pipe.store.source import file_stamp
@@ -51,7 +52,10 @@ class ArrayHandle:
         self._per_unit = tuple(u // c for u, c in zip(units, chunks, strict=True))
         self._files = StoreFiles(checked, uri, kept=64 if self._root is None else 0)
         storage = storage_of(self._array)
-        files: UnitFiles = self._files if self._root is None else LocalFiles(self._root)
+        self._held = HeldFiles(self._root) if self._root and missing == "lost" else None
+        files: UnitFiles = self._files
+        if self._root is not None:
+            files = self._held or LocalFiles(self._root)
         self.direct = None if storage is None else DirectChunks(files, storage, uri, missing)
 
     @property
@@ -137,7 +141,9 @@ class ArrayHandle:
         if self._root is None:
             return ()
         unit = tuple(i // n for i, n in zip(chunk, self._per_unit, strict=True))
-        return file_stamp(f"{self._root}/{self._array.metadata.encode_chunk_key(unit)}")
+        key = self._array.metadata.encode_chunk_key(unit)
+        held = self._held.stamp(key) if self._held else None
+        return held or file_stamp(f"{self._root}/{key}")
 
 
 # What may change in the metadata while chunks mean what they did; the shape is told by the grid.

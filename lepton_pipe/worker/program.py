@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from lepton_pipe.cache.counts import Tier
+from lepton_pipe.cache.records import Held
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan import Stage
 from lepton_pipe.spec import Lost, NotFinite, Spec, blamed
@@ -81,6 +83,8 @@ class Program:
         there.
     notes
         Where each thread notes what it runs, for when its process is gone; None as above.
+    held
+        What is kept packed in this process for later stages; None where several compute blocks.
     """
 
     spec: Spec
@@ -97,6 +101,7 @@ class Program:
     inputs: frozenset[str] = frozenset()
     bad: Mapping[str, Sequence[Region]] = field(default_factory=dict)
     notes: Path | None = None
+    held: Held | None = None
 
 
 @dataclass
@@ -123,6 +128,13 @@ class Stats:
     read_core_seconds: float = 0.0
     write_core_seconds: float = 0.0
     steps: dict[str, Spent] = field(default_factory=dict)
+    tiers: dict[str, Tier] = field(default_factory=dict)
+
+    def count(self, tiers: Mapping[str, Tier]) -> None:
+        """Add what tiers of the process have done, by their names."""
+        for name, tier in tiers.items():
+            if tier.is_used:
+                self.tiers.setdefault(name, Tier()).add(tier)
 
     def spend(self, step: str, seconds: float, voxels: int) -> None:
         """Add what a step took."""
@@ -133,10 +145,11 @@ class Stats:
     def add(self, other: Stats) -> Stats:
         """Add the figures of `other` to these."""
         for f in fields(self):
-            if f.name != "steps":
+            if f.name not in ("steps", "tiers"):
                 setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
         for step, spent in other.steps.items():
             self.spend(step, spent.seconds, spent.voxels)
+        self.count(other.tiers)
         return self
 
 

@@ -11,6 +11,7 @@ from lepton_pipe.errors import DamagedError, LeptonError
 from lepton_pipe.ledger.journal import Receipt, append
 from lepton_pipe.ledger.packing import NotPlainError, pack
 from lepton_pipe.plan.regions import block_regions
+from lepton_pipe.store.held import shared as records
 from lepton_pipe.worker.block import Task
 from lepton_pipe.worker.program import CONTENT_KEY, BlockResult, Program
 from lepton_pipe.worker.tolerant import TolerantTask
@@ -36,6 +37,8 @@ def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockRe
     """
     chunks.resize(program.cache_bytes)
     chunks.retain(frozenset(k.uri for k in program.kept.values()))
+    if program.held is not None:
+        records.retain(program.held)
     values = {**program.values, **parts}
     if program.on_error == "fail":
         task = Task(program, index, values)
@@ -73,6 +76,9 @@ def give_up(
 def _ended(task: Task, index: int, parts: Mapping[str, Any]) -> BlockResult:
     program, lack = task.program, task.result.lack
     task.result.stats.blocks = 1
+    if program.held is not None:
+        records.ended(program.stage.index, index)
+    task.result.stats.count({"decoded": chunks.take(), **records.take()})
     if program.journal is None:
         return task.result
     key = parts[CONTENT_KEY]

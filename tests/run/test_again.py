@@ -96,6 +96,8 @@ def test_scratch_that_is_damaged_while_a_run_goes_on_is_made_again(tmp_path, who
 class Hopeless:
     """Books of a disk that loses whatever is written to it."""
 
+    done = 0
+
     def of(self, stage):
         return self
 

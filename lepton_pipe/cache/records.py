@@ -1,0 +1,377 @@
+"""Packed chunks that one stage leaves in memory for a later one, and on disk where memory ends.
+
+::
+
+    put --> memory (packed) --> disk         a record that is read farthest from now goes first
+            ^  within a budget   each in its file, written whole
+            |
+    get ----+-- not here: its file is read by whoever asked
+
+What is kept is a hint: a record that is lost makes its reader fail as one whose file is damaged
+does, and the blocks that made it are run again. Records carry their own checksum, which is checked
+by whoever unpacks them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from typing import Protocol
+
+from lepton_pipe.cache.counts import Counter, Tier
+from lepton_pipe.cache.uses import Prefix, Use
+
+# Share of the budget beyond which records are spilled in the background, so that there is room.
+_HIGH = 0.875
+# How long a file is waited for that is being written.
+_STOP_SECONDS = 10
+# What a record takes besides its bytes: its entry, its name, its place among the others.
+OVERHEAD_BYTES = 600
+_NEVER = (inf, inf)
+
+Pieces = tuple[bytes, ...]
+When = tuple[float, float]
+"""A stage and a block in it, by their numbers."""
+
+
+class Files(Protocol):
+    """Where records go that memory has no room for: each has a file of its own."""
+
+    def write(self, file: str, group: str, pieces: Pieces) -> None:
+        """Write a file whole or not at all; raise `OSError` where there is no room for it."""
+        ...
+
+    def remove(self, file: str) -> None:
+        """Remove a file, if there is one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is kept while a stage runs.
+
+    Attributes
+    ----------
+    run
+        Folder of the run; records of other runs of this process are left alone.
+    stage
+        Number of the stage.
+    budget
+        Bytes for records.
+    uses
+        Groups that are kept (each the folder of an array), with the stages that read them from now
+        on, in order.
+    costs
+        Core seconds to make a byte of a group again; dearer records stay longer.
+    """
+
+    run: str
+    stage: int
+    budget: int
+    uses: Mapping[str, tuple[Use, ...]] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Record:
+    """A record, or what is known of one that was put here and is no longer in memory."""
+
+    __slots__ = (
+        "counted",
+        "file",
+        "group",
+        "moving",
+        "on_disk",
+        "pieces",
+        "place",
+        "seen",
+        "serial",
+        "size",
+    )
+
+    def __init__(
+        self, file: str, group: str, place: Sequence[int], pieces: Pieces, serial: int
+    ) -> None:
+        self.file, self.group, self.place = file, group, tuple(place)
+        self.pieces: Pieces | None = pieces
+        self.size = sum(map(len, pieces)) + OVERHEAD_BYTES
+        self.serial = self.seen = serial
+        self.on_disk = self.moving = self.counted = False
+
+
+class RecordStore:
+    """Records in memory within a budget; safe to share between threads.
+
+    Bytes in memory never exceed the budget, those on their way to the disk among them. Where the
+    disk refuses, a record stays in memory as long as there is room, and is dropped after that.
+
+    Parameters
+    ----------
+    files
+        The tier below.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._lock = threading.Lock()
+        self._records: dict[str, _Record] = {}
+        self._held = Held("", 0, 0)
+        self._bytes = 0
+        self._serials = count(1)
+        self._ended = Prefix()
+        # Records by when they are read next, the farthest first; what is out of date is put right
+        # when it comes to the top.
+        self._farthest: list[tuple[tuple[float, ...], int, str]] = []
+        self._dying: list[tuple[int, str]] = []
+        self._spiller: threading.Thread | None = None
+        self._refused = False
+        self._memory, self._disk = Counter(), Counter()
+
+    # -- what is kept -----------------------------------------------------------------------
+
+    def retain(self, held: Held) -> None:
+        """Keep from now on what a stage says, and drop what else there is of its run."""
+        with self._lock:
+            if (held.run, held.stage) == (self._held.run, self._held.stage):  # asked for each block
+                return
+            self._held, self._ended, self._refused = held, Prefix(), False
+            for record in list(self._records.values()):
+                if record.file.startswith(held.run) and record.group not in held.uses:
+                    self._forget(record)
+            self._farthest = []
+            self._dying = []
+            for record in self._records.values():
+                self._enlist(record)
+        while self._spill_one(held.budget):
+            pass
+
+    def ended(self, stage: int, block: int) -> None:
+        """Note that a block has ended, and free what no block reads that is still to come."""
+        with self._lock:
+            if stage != self._held.stage:
+                return
+            self._ended.add(block)
+            while self._dying and self._dying[0][0] < self._ended.length:
+                _, file = heapq.heappop(self._dying)
+                record = self._records.get(file)
+                if record is not None:
+                    self._free(record)
+
+    def clear(self, run: str = "") -> None:
+        """Drop what a run has kept; return when nothing of it is being written."""
+        with self._lock:
+            for record in list(self._records.values()):
+                if record.file.startswith(run):
+                    self._forget(record)
+            self._held = Held("", 0, 0)
+            spiller = self._spiller
+        if spiller is not None:
+            spiller.join(_STOP_SECONDS)
+
+    # -- records ----------------------------------------------------------------------------
+
+    def put(
+        self, file: str, group: str, place: Sequence[int], pieces: Pieces, *, on_disk: bool = False
+    ) -> None:
+        """Keep a record; never fails, but may keep nothing.
+
+        Parameters
+        ----------
+        file
+            Where it lies once it is on disk; also its name.
+        group, place
+            The array, and the chunk's position in it.
+        on_disk
+            Whether its file is written already.
+        """
+        with self._lock:
+            if (old := self._records.get(file)) is not None:
+                self._forget(old)
+            record = _Record(file, group, place, pieces, next(self._serials))
+            record.on_disk = on_disk
+            self._records[file] = record
+        if not on_disk:
+            self._files.remove(file)  # of a run before, perhaps with other parameters
+        if self._make_room(record):
+            with self._lock:
+                self._enlist(record)
+            self._spill_ahead()
+        else:
+            self._move(record, must=True)
+
+    def get(self, file: str) -> bytes | None:
+        """Return a record that is in memory; None for one that is not."""
+        with self._lock:
+            record = self._records.get(file)
+            if record is None:
+                return None
+            pieces, record.seen = record.pieces, next(self._serials)
+        found = pieces is not None
+        self._memory.add(hits=found, misses=not found)
+        return b"".join(pieces) if pieces is not None else None
+
+    def stamp(self, file: str) -> tuple[int, ...] | None:
+        """Return what changes when a record does, wherever it lies; None for one not known."""
+        with self._lock:
+            record = self._records.get(file)
+            return None if record is None else (record.serial,)
+
+    def pieces(self, file: str) -> Pieces | None:
+        """Return the pieces of a record that is in memory, without counting that as a use."""
+        with self._lock:
+            record = self._records.get(file)
+            return None if record is None else record.pieces
+
+    def restored(self, file: str, seconds: float) -> None:
+        """Note that the file of a record was read; of others nothing is noted."""
+        with self._lock:
+            known = file in self._records
+        if known:
+            self._memory.add(restores=1)
+            self._disk.add(hits=1, seconds=seconds)
+
+    def packed(self, raw_bytes: int, pieces: Pieces) -> None:
+        """Note how much smaller packing made a record."""
+        self._memory.add(put=1, raw_bytes=raw_bytes, nbytes=sum(map(len, pieces)))
+
+    def take(self) -> dict[str, Tier]:
+        """Return what memory and disk have done since the last time."""
+        return {"packed": self._memory.take(), "disk": self._disk.take()}
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in memory, those on their way to the disk among them."""
+        with self._lock:
+            return self._bytes
+
+    # -- making room ------------------------------------------------------------------------
+
+    def _make_room(self, record: _Record) -> bool:
+        """Count a record in, once those read later than it have made room; False if none are."""
+        while True:
+            with self._lock:
+                if self._bytes + record.size <= self._held.budget:
+                    self._bytes += record.size
+                    record.counted = True
+                    return True
+                victim = self._pop_farthest(than=self._rank(record))
+            if victim is None:
+                return False
+            self._move(victim, must=True)
+
+    def _spill_ahead(self) -> None:
+        """Begin to spill in the background where room is short."""
+        with self._lock:
+            if self._bytes <= _HIGH * self._held.budget or self._refused:
+                return
+            if self._spiller is None or not self._spiller.is_alive():
+                self._spiller = threading.Thread(
+                    target=self._spill_in_background, name="lepton-spill", daemon=True
+                )
+                self._spiller.start()
+
+    def _spill_in_background(self) -> None:
+        while self._spill_one(_HIGH * self._held.budget, must=False):
+            pass
+
+    def _spill_one(self, most: float, *, must: bool = True) -> bool:
+        """Spill the record that is read last, where more than `most` bytes are held."""
+        with self._lock:
+            victim = self._pop_farthest() if self._bytes > most else None
+        return victim is not None and self._move(victim, must=must)
+
+    def _pop_farthest(self, than: tuple[float, ...] | None = None) -> _Record | None:
+        """Return the record that is read last, if that is later than something else."""
+        while self._farthest:
+            noted, serial, file = self._farthest[0]
+            record = self._records.get(file)
+            if record is None or record.serial != serial or record.pieces is None or record.moving:
+                heapq.heappop(self._farthest)
+                continue
+            rank = _reversed(self._rank(record))
+            if rank != noted:
+                heapq.heapreplace(self._farthest, (rank, serial, file))
+                continue
+            if than is not None and rank >= _reversed(than):
+                return None
+            heapq.heappop(self._farthest)
+            record.moving = True
+            return record
+        return None
+
+    def _move(self, record: _Record, *, must: bool) -> bool:
+        """Move a record to the disk; where that refuses it is dropped if it must leave memory.
+
+        Returns
+        -------
+        bool
+            Whether it has left memory.
+        """
+        pieces = record.pieces
+        spilled = record.on_disk or (pieces is not None and self._write(record, pieces))
+        if not spilled and must:
+            self._files.remove(record.file)  # nothing older may pass for it
+        with self._lock:
+            record.moving, record.on_disk, self._refused = False, spilled, not spilled
+            stays = not spilled and not must and self._records.get(record.file) is record
+            if stays:
+                self._enlist(record)
+            else:
+                self._free(record)
+        self._memory.add(spills=spilled, dropped=not spilled and not stays)
+        return not stays
+
+    def _write(self, record: _Record, pieces: Pieces) -> bool:
+        started = time.perf_counter()
+        try:
+            self._files.write(record.file, record.group, pieces)
+        except OSError:
+            return False
+        seconds, size = time.perf_counter() - started, sum(map(len, pieces))
+        self._disk.add(put=1, nbytes=size, raw_bytes=size, seconds=seconds)
+        return True
+
+    def _forget(self, record: _Record) -> None:
+        self._records.pop(record.file, None)
+        self._free(record)
+
+    def _free(self, record: _Record) -> None:
+        """Give up the bytes of a record; one that is being written gives them up after that."""
+        if not record.moving:
+            self._bytes -= record.size if record.counted else 0
+            record.counted, record.pieces = False, None
+
+    # -- when it is read --------------------------------------------------------------------
+
+    def _enlist(self, record: _Record) -> None:
+        """Put a record among those that can be spilled, and freed after their last use."""
+        if record.pieces is None:
+            return
+        rank = _reversed(self._rank(record))
+        heapq.heappush(self._farthest, (rank, record.serial, record.file))
+        uses = self._held.uses.get(record.group, ())
+        if len(uses) == 1 and uses[0].stage == self._held.stage:
+            heapq.heappush(self._dying, (uses[0].span(record.place)[1], record.file))
+
+    def _rank(self, record: _Record) -> tuple[float, ...]:
+        """Return what is larger for what goes first: read later, cheaper to make, unused longer."""
+        stage, block = self._next(record)
+        return stage, block, -self._held.costs.get(record.group, 0.0), -record.seen
+
+    def _next(self, record: _Record) -> When:
+        for use in self._held.uses.get(record.group, ()):
+            first, last = use.span(record.place)
+            if use.stage > self._held.stage:
+                return use.stage, first
+            if self._ended.length <= last:
+                return use.stage, max(first, self._ended.length)
+        return _NEVER
+
+
+def _reversed(rank: tuple[float, ...]) -> tuple[float, ...]:
+    """Return a rank that is smallest where the other is largest, as heaps want it."""
+    return tuple(-r for r in rank)

@@ -1,0 +1,66 @@
+"""When what is kept will be read again: which blocks of which stage touch a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lepton_pipe.geometry import Blocks
+
+
+@dataclass(frozen=True)
+class AxisUse:
+    """Which places along one axis of a stage touch each chunk along an axis of an array.
+
+    Attributes
+    ----------
+    axis
+        Of the array.
+    first, last
+        By the chunk's position along that axis: the first and the last place that reads it.
+    """
+
+    axis: int
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """The blocks of one stage that read an array.
+
+    Attributes
+    ----------
+    stage
+        Its number.
+    axes
+        One for each axis of the stage; None where all blocks along it read the same.
+    """
+
+    stage: int
+    blocks: Blocks
+    axes: tuple[AxisUse | None, ...]
+
+    def span(self, chunk: Sequence[int]) -> tuple[int, int]:
+        """Return the numbers of the first and the last block, in their order, that read a chunk."""
+        ends = [(0, n - 1) for n in self.blocks.counts]
+        for i, use in enumerate(self.axes):
+            if use is not None:
+                ends[i] = use.first[chunk[use.axis]], use.last[chunk[use.axis]]
+        index = self.blocks.index
+        return index(tuple(a for a, _ in ends)), index(tuple(b for _, b in ends))
+
+
+class Prefix:
+    """How many blocks of a stage have ended here, counted from the first on without a gap."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._beyond: set[int] = set()
+
+    def add(self, block: int) -> None:
+        """Note that a block has ended."""
+        self._beyond.add(block)
+        while self.length in self._beyond:
+            self._beyond.remove(self.length)
+            self.length += 1

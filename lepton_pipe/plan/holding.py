@@ -1,0 +1,127 @@
+"""What stages store for one another stays packed in memory, where there is room for it.
+
+Kernels come first: they have what `lepton_pipe.plan.fit` gave them. What is left holds the packed
+chunks of intermediate images, and what is left then holds decoded chunks::
+
+    budget   | blocks at once | packed chunks kept for later stages | decoded chunks |
+
+What is kept in memory alone is lost when a run is killed. So what takes long to make again is
+stored as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal
+
+from lepton_pipe.cache.records import OVERHEAD_BYTES
+from lepton_pipe.plan.fit import Fitter
+from lepton_pipe.plan.model import Decision, Plan, Stage, StoredArray
+
+Keep = Literal["auto", "memory", "disk"]
+
+DURABLE_SECONDS = 30.0
+"""What takes longer to make again is stored, so that a run that was stopped finds it."""
+
+# How much smaller packing makes what a pipeline leaves between stages; see
+# tests/benchmarks/results/tiers.md. With less, what memory has no room for goes to the disk.
+_SHRINKS = {"labels": 20.0, "mask": 12.0, "image": 1.25}
+# Nanoseconds for each packed byte that need not be written to a file and read back.
+_FILE_NS = 1.0
+
+
+@dataclass(frozen=True)
+class Holding:
+    """Chooses what of a plan stays in memory between its stages.
+
+    Attributes
+    ----------
+    fitter
+        Who chose the blocks.
+    keep
+        What the user wants.
+    """
+
+    fitter: Fitter
+    keep: Keep
+
+    def choose(
+        self, stages: Sequence[Stage], decisions: Sequence[Decision]
+    ) -> tuple[list[Stage], dict[str, StoredArray], list[Decision]]:
+        """Return stages with room for what stays in memory, where arrays are kept, and why."""
+        found, arrays, told = list(stages), dict(self.fitter.arrays), list(decisions)
+        for array in [a for a in arrays.values() if not a.output]:
+            span = _span(found, array.name)
+            room = min(map(self.fitter.room, (found[i] for i in span)))
+            need = _packed_bytes(array)
+            if self.keep == "auto" and (need > room or self._costs_more(found, span, need)):
+                continue
+            seconds = _seconds_again(found, arrays, span[0])
+            alone = self.keep == "memory" or seconds < DURABLE_SECONDS
+            arrays[array.name] = replace(array, place="memory" if alone else "both")
+            for i in span:
+                held = found[i].held_bytes + min(need, room)
+                found[i] = self.fitter.with_held(found[i], held)
+            told = [_told(d, array, min(need, room), seconds, alone=alone) for d in told]
+        return found, arrays, told
+
+    def _costs_more(self, stages: Sequence[Stage], span: range, need: int) -> bool:
+        """Tell whether chunks are decoded again for want of what is kept, at more than it saves."""
+        more = 0.0
+        for stage in (stages[i] for i in span):
+            held = self.fitter.with_held(stage, stage.held_bytes + need)
+            more += held.estimate.core_seconds - stage.estimate.core_seconds
+        return more > need * _FILE_NS / 1e9
+
+
+def _span(stages: Sequence[Stage], array: str) -> range:
+    """Return the stages from that which writes an array to the last that reads it."""
+    writer = next(i for i, s in enumerate(stages) if any(w.array == array for w in s.writes))
+    readers = [i for i, s in enumerate(stages) if any(r.array == array for r in s.reads)]
+    return range(writer, max(readers, default=writer) + 1)
+
+
+def _packed_bytes(array: StoredArray) -> int:
+    (level,) = array.levels
+    counts = (-(-n // u) for n, u in zip(level.grid.shape, level.unit, strict=True))
+    return int(array.nbytes / _SHRINKS[array.type.kind]) + prod(counts) * OVERHEAD_BYTES
+
+
+def _seconds_again(
+    stages: Sequence[Stage], arrays: Mapping[str, StoredArray], writer: int
+) -> float:
+    """Return what it takes to make again what a stage writes, and what it reads if that is lost."""
+    stage = stages[writer]
+    seconds = stage.estimate.core_seconds / max(1, stage.slots)
+    lost = [r.array for r in stage.reads if r.array and arrays[r.array].place == "memory"]
+    return seconds + sum(_seconds_again(stages, arrays, _span(stages, a)[0]) for a in lost)
+
+
+def ns_again(plan: Plan, array: StoredArray) -> float:
+    """Return core nanoseconds to make a byte of an array again, before it is packed."""
+    stage = plan.stages[_span(plan.stages, array.name)[0]]
+    return 1e9 * stage.estimate.core_seconds / max(1, array.nbytes)
+
+
+def _told(
+    decision: Decision, array: StoredArray, held: int, seconds: float, *, alone: bool
+) -> Decision:
+    if decision.step != array.step or decision.choice != "store":
+        return decision
+    takes = f"takes {'under a second' if seconds < 1 else f'about {seconds:.0f} s'}"
+    why = (
+        f"{decision.reason}; {_mib(array.nbytes)} MiB, some {_mib(held)} when packed, which there "
+        "is room for; "
+    )
+    if alone:
+        why += f"making it again after a kill {takes}"
+        return Decision(decision.step, "keep", why)
+    return Decision(
+        decision.step, "keep and store", f"{why}making it again {takes}, so it is stored as well"
+    )
+
+
+def _mib(n: int) -> int:
+    return -(-n // 2**20)

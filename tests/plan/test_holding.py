@@ -1,0 +1,203 @@
+"""What stays in memory between stages: where there is room, and stored as well if it is dear."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lepton_pipe as lp
+from lepton_pipe.errors import MemoryRefusedError
+from lepton_pipe.geometry import Grid
+from lepton_pipe.kernels import gaussian, label, maximum, mean, opening
+from lepton_pipe.ledger.keys_reads import read_regions
+from lepton_pipe.plan import InputInfo, Resources, make_plan
+from lepton_pipe.plan.keeping import task_and_cache
+from lepton_pipe.plan.planner import baseline
+from lepton_pipe.plan.uses import uses_of
+from lepton_pipe.spec import Definition, ImageType
+from tests.plan.pipelines import GIB, MIB, random_specs, small_shapes
+
+SHAPE = (128, 512, 512)
+HERE = Resources(2 * GIB, workers=0, threads=2)
+
+
+@lp.kernel(cost=20_000.0)
+def dear(image):
+    return image
+
+
+def grown(raw: lp.Image):
+    return maximum(label(gaussian(raw, 1) > 3), 5)
+
+
+def dearly_grown(raw: lp.Image):
+    return maximum(label(dear(raw) > 3), 5)
+
+
+def flattened(raw: lp.Image):
+    ridges = opening(raw, 9)
+    return ridges - mean(ridges)
+
+
+def plan_of(fn, resources=HERE, shape=SHAPE, **options):
+    definition = Definition(fn)
+    type_ = ImageType(Grid.of(shape), np.dtype("uint16"))
+    spec = definition.bind({"raw": type_}, {})
+    inputs = {"raw": InputInfo(type_, (32, 64, 64), "memory")}
+    return make_plan(spec, inputs, resources, **options)
+
+
+def places(plan):
+    return {a.name: a.place for a in plan.arrays.values() if not a.output}
+
+
+def choices(plan):
+    return {d.step: d.choice for d in plan.decisions}
+
+
+def test_labels_for_a_later_stage_stay_in_memory_and_the_plan_says_why():
+    plan = plan_of(grown, keep="auto")
+    assert set(places(plan).values()) == {"memory"}
+    assert choices(plan)["label_apply"] == "keep"
+    (reason,) = (d.reason for d in plan.decisions if d.step == "label_apply")
+    assert "must be final first" in reason
+    assert "128 MiB, some 7 when packed" in reason
+    assert "after a kill takes" in reason
+    assert plan.to_json()["arrays"]["scratch/label_apply"]["place"] == "memory"
+    assert any(s["held_bytes"] for s in plan.to_json()["stages"])
+
+
+def test_what_is_dear_to_make_again_is_stored_as_well():
+    plan = plan_of(dearly_grown, keep="auto")
+    # Labels are made from a mask that a kill would take along, were it not stored.
+    assert places(plan)["scratch/greater"] == "both"
+    assert choices(plan)["greater"] == "keep and store"
+    assert plan_of(dearly_grown, keep="memory").arrays["scratch/greater"].place == "memory"
+
+
+def test_what_a_kill_takes_along_is_counted_where_it_is_needed_to_make_something_again():
+    from lepton_pipe.plan import holding
+
+    plan = plan_of(dearly_grown, keep="memory")
+    writer = next(
+        i for i, s in enumerate(plan.stages) if any(w.step == "label_apply" for w in s.writes)
+    )
+    alone = plan.stages[writer].estimate.core_seconds
+    again = holding._seconds_again(plan.stages, plan.arrays, writer)
+    assert again > alone + plan.stages[0].estimate.core_seconds / 4
+
+
+@pytest.mark.parametrize("resources", [Resources(4 * GIB, 2, 2), Resources(4 * GIB, 4, 1)])
+@pytest.mark.parametrize("keep", ["auto", "memory"])
+def test_several_processes_share_files(resources, keep):
+    plan = plan_of(grown, resources, keep=keep)
+    assert set(places(plan).values()) == {"disk"}
+    assert choices(plan)["label_apply"] == "store"
+
+
+def test_disk_means_disk():
+    assert set(places(plan_of(grown, keep="disk")).values()) == {"disk"}
+    assert all(s.held_bytes == 0 for s in plan_of(grown, keep="disk").stages)
+
+
+def test_what_is_kept_is_part_of_the_peak_from_its_writer_to_its_last_reader():
+    plan, stored = plan_of(flattened, keep="auto"), plan_of(flattened, keep="disk")
+    assert places(plan) == {"scratch/opening": "memory"}
+    packed = plan.arrays["scratch/opening"].nbytes / 1.25
+    assert [s.held_bytes >= packed for s in plan.stages[:2]] == [True, True]
+    assert plan.peak_bytes > stored.peak_bytes
+    assert [s.block for s in plan.stages] == [s.block for s in stored.stages]
+    assert [s.slots for s in plan.stages] == [s.slots for s in stored.stages]
+
+
+def test_kernels_come_first_then_what_is_kept_then_decoded_chunks():
+    enough = next(m for m in range(400, 4000, 20) if _fits(m))
+    for more in (0, 40, 200, 2000):
+        memory = (enough + more) * MIB
+        plan = plan_of(flattened, Resources(memory, 0, 2), keep="memory")
+        stored = plan_of(flattened, Resources(memory, 0, 2), keep="disk")
+        assert plan.peak_bytes <= memory
+        for stage, other in zip(plan.stages, stored.stages, strict=True):
+            assert stage.slots == other.slots
+            assert stage.estimate.task_bytes == other.estimate.task_bytes
+            assert stage.cache_bytes <= other.cache_bytes
+
+
+def _fits(memory):
+    try:
+        plan_of(flattened, Resources(memory * MIB, 0, 2))
+    except MemoryRefusedError:
+        return False
+    return True
+
+
+def test_nothing_is_kept_where_chunks_would_be_decoded_again_for_it():
+    def three(raw: lp.Image):
+        # Each block reads far beyond itself: what is decoded is worth more than what is kept.
+        ridges = maximum(opening(raw, 9), 41)
+        return ridges - mean(ridges)
+
+    kept = []
+    for memory in range(500, 3000, 250):
+        resources = Resources(memory * MIB, 0, 2)
+        try:
+            plan = plan_of(three, resources, keep="auto")
+        except MemoryRefusedError:
+            continue
+        stored = plan_of(three, resources, keep="disk")
+        assert plan.seconds <= stored.seconds + 0.2
+        kept.append(set(places(plan).values()))
+    assert {"disk"} in kept
+    assert {"memory"} in kept
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    random_specs(small_shapes),
+    st.fixed_dictionaries({}, optional={a: st.integers(3, 12) for a in "zyx"}),
+)
+def test_uses_are_those_of_the_blocks_that_read_a_chunk(case, tiling):
+    spec, inputs = case
+    plan = make_plan(spec, inputs, Resources(4 * GIB, 0, 1), tiling)
+    for array in [a for a in plan.arrays.values() if not a.output]:
+        (level,) = array.levels
+        for use in uses_of(plan, array.name, 0):
+            stage = plan.stages[use.stage]
+            read = next(r for r in stage.reads if r.array == array.name)
+            readers = _readers(plan, stage, read, level)
+            for chunk in product(*map(range, _counts(level))):
+                if numbers := readers.get(chunk):
+                    assert use.span(chunk) == (min(numbers), max(numbers))
+
+
+def _counts(level):
+    return [-(-n // u) for n, u in zip(level.grid.shape, level.unit, strict=True)]
+
+
+def _readers(plan, stage, read, level):
+    """Return the numbers of the blocks that read each chunk, found block by block."""
+    found = {}
+    for number in range(len(stage.blocks)):
+        region = read_regions(plan.spec, stage, stage.blocks.region(number))[read.step]
+        spans = zip(region.start, region.stop, level.unit, strict=True)
+        for chunk in product(*(range(a // u, -(-b // u)) for a, b, u in spans)):
+            found.setdefault(chunk, []).append(number)
+    return found
+
+
+@given(random_specs(small_shapes), st.sampled_from(["auto", "memory"]))
+@settings(max_examples=20, deadline=None)
+def test_the_peak_is_no_more_than_was_given_and_stored_bytes_are_the_same(case, keep):
+    spec, inputs = case
+    resources = Resources(2 * GIB, 0, 2)
+    plan = make_plan(spec, inputs, resources, keep=keep)
+    stored = make_plan(spec, inputs, resources)
+    worst = max((task_and_cache(s) for s in plan.stages), default=0)
+    assert baseline(resources) + worst <= plan.peak_bytes <= resources.memory
+    found = {n: dataclasses.replace(a, place="disk") for n, a in plan.arrays.items()}
+    assert found == stored.arrays
