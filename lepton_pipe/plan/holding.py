@@ -28,6 +28,8 @@ DURABLE_SECONDS = 30.0
 # How much smaller packing makes what a pipeline leaves between stages; see
 # tests/benchmarks/results/tiers.md. With less, what memory has no room for goes to the disk.
 _SHRINKS = {"labels": 20.0, "mask": 12.0, "image": 1.25}
+# Room for arrays up to this size does not count on packing: of little, some packs badly.
+_SMALL_BYTES = 32 * 2**20
 # Nanoseconds for each packed byte that need not be written to a file and read back.
 _FILE_NS = 1.0
 
@@ -54,26 +56,36 @@ class Holding:
         found, arrays, told = list(stages), dict(self.fitter.arrays), list(decisions)
         for array in [a for a in arrays.values() if not a.output]:
             span = _span(found, array.name)
-            room = min(map(self.fitter.room, (found[i] for i in span)))
-            need = _packed_bytes(array)
-            if self.keep == "auto" and (need > room or self._costs_more(found, span, need)):
+            room = self._room(found, span, array)
+            if room is None:
                 continue
             seconds = _seconds_again(found, arrays, span[0])
             alone = self.keep == "memory" or seconds < DURABLE_SECONDS
             arrays[array.name] = replace(array, place="memory" if alone else "both")
             for i in span:
-                held = found[i].held_bytes + min(need, room)
-                found[i] = self.fitter.with_held(found[i], held)
-            told = [_told(d, array, min(need, room), seconds, alone=alone) for d in told]
+                found[i] = self.fitter.with_held(found[i], found[i].held_bytes + room)
+            told = [_told(d, array, seconds, alone=alone) for d in told]
         return found, arrays, told
 
-    def _costs_more(self, stages: Sequence[Stage], span: range, need: int) -> bool:
+    def _room(self, stages: Sequence[Stage], span: range, array: StoredArray) -> int | None:
+        """Return the bytes to set aside for an array; None where it is better on disk.
+
+        That is more than it will probably take, if there is as much that nothing else has use for.
+        """
+        most, need = min(self.fitter.room(stages[i]) for i in span), _packed_bytes(array)
+        ample = max(need, min(array.nbytes, _SMALL_BYTES))
+        for wanted in (2 * ample, ample, need):
+            if wanted <= most and not self._costs_more(stages, span, wanted):
+                return wanted
+        return min(need, most) if self.keep == "memory" else None
+
+    def _costs_more(self, stages: Sequence[Stage], span: range, held: int) -> bool:
         """Tell whether chunks are decoded again for want of what is kept, at more than it saves."""
         more = 0.0
         for stage in (stages[i] for i in span):
-            held = self.fitter.with_held(stage, stage.held_bytes + need)
-            more += held.estimate.core_seconds - stage.estimate.core_seconds
-        return more > need * _FILE_NS / 1e9
+            fitted = self.fitter.with_held(stage, stage.held_bytes + held)
+            more += fitted.estimate.core_seconds - stage.estimate.core_seconds
+        return more > held * _FILE_NS / 1e9
 
 
 def _span(stages: Sequence[Stage], array: str) -> range:
@@ -105,15 +117,13 @@ def ns_again(plan: Plan, array: StoredArray) -> float:
     return 1e9 * stage.estimate.core_seconds / max(1, array.nbytes)
 
 
-def _told(
-    decision: Decision, array: StoredArray, held: int, seconds: float, *, alone: bool
-) -> Decision:
+def _told(decision: Decision, array: StoredArray, seconds: float, *, alone: bool) -> Decision:
     if decision.step != array.step or decision.choice != "store":
         return decision
     takes = f"takes {'under a second' if seconds < 1 else f'about {seconds:.0f} s'}"
     why = (
-        f"{decision.reason}; {_mib(array.nbytes)} MiB, some {_mib(held)} when packed, which there "
-        "is room for; "
+        f"{decision.reason}; {_mib(array.nbytes)} MiB, some {_mib(_packed_bytes(array))} when "
+        "packed; "
     )
     if alone:
         why += f"making it again after a kill {takes}"

@@ -26,6 +26,7 @@ def uses_of(plan: Plan, array: str, first: int) -> tuple[Use, ...]:
 def _use(plan: Plan, stage: Stage, read: Read) -> Use:
     grid = plan.spec.image_type(read.step).grid
     chunks = read_chunks(read, plan.arrays, _NO_INPUTS)
+    written = _written_with(plan, read)
     axes: list[AxisUse | None] = []
     for axis, along in enumerate(followed_axes(stage, grid)):
         if along < 0:
@@ -33,8 +34,14 @@ def _use(plan: Plan, stage: Stage, read: Read) -> Use:
             continue
         length = -(-grid.shape[along] // chunks[along])
         ranges = _ranges(plan.spec, stage, read.step, axis, along)
-        axes.append(_axis_use(along, [_chunk_range(r, chunks[along]) for r in ranges], length))
+        use = _axis_use(along, [_chunk_range(r, chunks[along]) for r in ranges], length)
+        axes.append(_with_neighbours(use, -(-written[along] // chunks[along])))
     return Use(stage.index, stage.blocks, tuple(axes))
+
+
+def _written_with(plan: Plan, read: Read) -> tuple[int, ...]:
+    """Return the blocks in which an array is written."""
+    return next(s.block for s in plan.stages for w in s.writes if w.array == read.array)
 
 
 def _ranges(
@@ -56,3 +63,16 @@ def _axis_use(along: int, touched: Sequence[range], length: int) -> AxisUse:
         for chunk in chunks:
             first[chunk], last[chunk] = min(first[chunk], place), max(last[chunk], place)
     return AxisUse(along, tuple(first), tuple(last))
+
+
+def _with_neighbours(use: AxisUse, together: int) -> AxisUse:
+    """Have chunks that one block wrote be of use until the last of them is read.
+
+    Where one is lost that block is run again, and whether it has to be is seen by all of them.
+    """
+    last = use.last
+    longest = [
+        max(last[i // together * together : (i // together + 1) * together])
+        for i in range(len(last))
+    ]
+    return AxisUse(use.axis, use.first, tuple(longest))

@@ -65,7 +65,7 @@ def result(image_folder, tmp_path_factory):
 def stopped(image_folder, tmp_path_factory):
     """The folder of a run that was killed in its last stage: it has all that is kept on the way."""
     world = World(image_folder, tmp_path_factory.mktemp("stopped"))
-    done = world.run("hidden", *SERIAL, LEPTON_TEST_KILL_DRIVER=11)
+    done = world.run("hidden", *SERIAL, "--keep", "disk", LEPTON_TEST_KILL_DRIVER=11)
     assert done.returncode == -signal.SIGKILL
     return HiddenFolder(world.out).staged()
 
