@@ -28,6 +28,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = tuple(
     Path(sysconfig.get_path(k)).resolve() for k in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+# An environment may use the libraries of another one, beside its own.
+_INSTALLED_NAMES = frozenset({"site-packages", "dist-packages"})
 _Seen = dict[int, object]  # holds what was seen, so that no id is used twice
 
 
@@ -129,6 +131,8 @@ def _is_own(file: str) -> bool:
     path = Path(file).resolve()
     if _PACKAGE in path.parents:
         return True
+    if not _INSTALLED_NAMES.isdisjoint(path.parts):
+        return False
     return not any(root in path.parents for root in _INSTALLED)
 
 
