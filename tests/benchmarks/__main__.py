@@ -20,7 +20,7 @@ from tests.benchmarks.workloads import NAMES, load
 RESULTS = Path(__file__).parent / "results"
 LIMIT = 600.0
 SLOW = 5.0
-MINE = ("ours", "limit")
+MINE = ("ours", "limit", "limit_on_disk")
 _OTHERS = {"startup": startup.main, "overhead": overhead.main}
 
 
@@ -95,7 +95,7 @@ def _chosen(workload: Workload, args: argparse.Namespace) -> list[str]:
     if args.only_ours:
         return ["ours"]
     if args.rivals is not None:
-        wanted = {"ours", "limit", *args.rivals}
+        wanted = {*MINE, *args.rivals}
         return [c for c in workload.candidates if c in wanted]
     return [c for c in workload.candidates if c not in workload.extra]
 

@@ -14,7 +14,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-_COLOURS = {"ours": "#d95f02", "limit": "#444444"}
+_COLOURS = {"ours": "#d95f02", "limit": "#444444", "limit_on_disk": "#777777"}
 _OTHER = "#9db4c8"
 _COLUMNS = 3
 

@@ -18,7 +18,8 @@ whose first run took more than {slow:.0f} s ran once (*). Start-up (imports, the
 and stop, compiling) stands apart. Peak memory is that of all processes together, shared pages
 counted once, sampled from outside. Every result was compared with plain NumPy and SciPy. `ours`
 includes planning, the ledger of a run that can be resumed, checksums, flush to disk and publishing;
-nobody else's figure does. `limit` is written by hand for this workload alone, without any of that.
+nobody else's figure does. `limit` is written by hand for this workload alone, without any of that;
+`limit_on_disk` is the same and flushes its result to disk at the end.
 """
 
 

@@ -323,3 +323,19 @@ def test_functions_that_call_each_other_end():
         return even(block)
 
     assert code_digest(recursive) == code_digest(recursive)
+
+
+def test_libraries_of_another_environment_are_installed_too(tmp_path):
+    def digest(site, body):
+        file = tmp_path / site / "digest_library.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"def helper(x):\n    return {body}\n")
+        linecache.checkcache(str(file))
+        made = {"lp": lp}
+        exec(compile(file.read_text(), str(file), "exec"), made)  # noqa: S102
+        exec("@lp.kernel\ndef k(block):\n    return helper(block)", made)  # noqa: S102
+        return code_digest(made["k"])
+
+    for site in ("lib/python3.11/site-packages", "lib/python3/dist-packages"):
+        assert digest(site, "x + 1") == digest(site, "x - 1")
+    assert digest("mine", "x + 1") != digest("mine", "x - 1")

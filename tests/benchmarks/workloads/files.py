@@ -13,6 +13,7 @@ from tests.benchmarks.candidate import (
     Job,
     Workload,
     by_hand,
+    by_hand_on_disk,
     on_cluster,
     on_threads,
     ours,
@@ -161,6 +162,7 @@ WORKLOAD = Workload(
     candidates={
         "ours": ours("files", files="files", background="background"),
         "limit": by_hand(_warm, _limit),
+        "limit_on_disk": by_hand_on_disk(_warm, _limit),
         "dask_delayed": on_cluster(_on_dask),
         "dask_threads": on_threads(_on_dask),
         "block_loop": through_zarr(_loop),

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks import compare
-from tests.benchmarks.candidate import Job, Workload, by_hand, ours, standard, warm_imports
+from tests.benchmarks.candidate import (
+    Job,
+    Workload,
+    by_hand,
+    by_hand_on_disk,
+    ours,
+    standard,
+    warm_imports,
+)
 from tests.benchmarks.rivals import dask_input, dask_levels, each, levels_by_loop, reference_filter
 
 NAME = "image"
@@ -132,6 +140,7 @@ WORKLOAD = Workload(
     candidates={
         "ours": ours("pyramid", raw="volume"),
         "limit": by_hand(_warm, _limit),
+        "limit_on_disk": by_hand_on_disk(_warm, _limit),
         **standard(_on_dask, _loop),
         "ngff_zarr": _ngff_zarr,
         "ome_zarr": _ome_zarr,

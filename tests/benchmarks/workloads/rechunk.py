@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks import compare
-from tests.benchmarks.candidate import Job, Workload, by_hand, ours, standard
+from tests.benchmarks.candidate import Job, Workload, by_hand, by_hand_on_disk, ours, standard
 from tests.benchmarks.rivals import dask_input, dask_store, each, reference_filter
 
 NAME = "planes"
@@ -93,6 +93,7 @@ WORKLOAD = Workload(
     candidates={
         "ours": ours("rechunk", raw="volume"),
         "limit": by_hand(_warm, _limit),
+        "limit_on_disk": by_hand_on_disk(_warm, _limit),
         **standard(_on_dask, _loop),
     },
     reference=_reference,

@@ -11,6 +11,7 @@ from tests.benchmarks.candidate import (
     Job,
     Workload,
     by_hand,
+    by_hand_on_disk,
     ours,
     standard,
     whole_array,
@@ -97,6 +98,7 @@ WORKLOAD = Workload(
     candidates={
         "ours": ours("smooth", raw="volume", flat="flat"),
         "limit": by_hand(_warm, _limit),
+        "limit_on_disk": by_hand_on_disk(_warm, _limit),
         **standard(_on_dask, _loop),
         "whole": whole_array(_whole),
     },
