@@ -118,6 +118,16 @@ def correlation_scratch(copies: float) -> Any:
     return scratch
 
 
+def correlation_device_scratch(copies: float) -> Any:
+    """Return a rule for a device: copies of the float result, and the image as floats if half."""
+
+    def scratch(image: ImageType) -> float:
+        size = float_dtype(image.dtype).itemsize
+        return (copies + (image.dtype == np.float16)) * size + 0.5
+
+    return scratch
+
+
 def correlation_cost(image: ImageType, taps: float) -> float:
     """Return nanoseconds per voxel for so many taps, summed over the axes."""
     return (1.2 + 0.03 * taps) * float_dtype(image.dtype).itemsize / 4

@@ -1,4 +1,4 @@
-"""The one door to CuPy: which module an array belongs to, and moving arrays across.
+"""Which module an array belongs to, which device is there, and moving arrays across.
 
 A kernel asks here for the module of its block and so has one body for NumPy and CuPy.
 """
