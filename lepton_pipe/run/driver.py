@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.cache import chunks
+from lepton_pipe.device.lanes import clear_lanes
 from lepton_pipe.errors import DamagedError, RunError
 from lepton_pipe.heap import give_back
 from lepton_pipe.ledger.keys import BlockKeys, InputStamps
 from lepton_pipe.plan import Plan, Stage
 from lepton_pipe.plan.counted import is_counted
 from lepton_pipe.report.casts import CastReport
+from lepton_pipe.report.device import DeviceReport
 from lepton_pipe.report.memory import PeakMemory
 from lepton_pipe.report.plan_text import count
 from lepton_pipe.report.progress import Watcher
@@ -189,6 +191,7 @@ def _executor(
             yield SerialExecutor() if plan.resources.serial else ThreadExecutor()
         finally:
             chunks.clear()  # this process goes on, and wants its memory back
+            clear_lanes()
         return
     # Dask is loaded by runs that use it alone: that takes as long as a small run.
     from lepton_pipe.run.on_dask import DaskExecutor
@@ -265,7 +268,10 @@ class _Run:
         for position, lost in result.counts.items():
             self.lost[stage.steps[position]] = lost
         seconds = time.perf_counter() - started
-        self.report.stages.append(StageReport(stage.name, seconds, result.stats))
+        device = None
+        if self.plan.resources.device == "gpu" and result.stats.blocks:
+            device = DeviceReport.of(self.plan, stage, result.stats, seconds)
+        self.report.stages.append(StageReport(stage.name, seconds, result.stats, device))
 
     def _go_past(self, stage: Stage, lack: Lack) -> None:
         """Note what the blocks of a stage lack, for the stages after it and for the user."""
@@ -313,6 +319,8 @@ class _Run:
             targets={(w.array, w.level): self._target(w.array, w.level) for w in stage.writes},
             values=shared,
             device=self.plan.resources.device,
+            lanes=stage.lanes,
+            device_bytes=self.plan.resources.device_memory,
             cache_bytes=stage.cache_bytes // self.plan.resources.processes,
             copies=self.copies,
             kept={k: _chunked(self._target(*k).source()) for k in stage.kept},
