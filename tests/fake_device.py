@@ -26,7 +26,9 @@ import numpy as np
 import scipy.ndimage
 
 from lepton_pipe import device as door
+from lepton_pipe.cuda import compiled
 from lepton_pipe.device.lanes import clear_lanes
+from tests.cuda.on_cpu import RawModule
 from tests.cupy_reference import ADDED_AT, FILTERS, ROUTINES, UFUNCS, signatures
 from tests.fake_memory import (
     DEVICE,
@@ -439,9 +441,18 @@ def _modules(devices: int | None) -> dict[str, ModuleType]:
 
 
 @contextmanager
-def fake_cupy(devices: int | None = 1) -> Iterator[Traffic]:
-    """Let CuPy be importable within the block; yields what is copied to and from the device."""
+def fake_cupy(devices: int | None = 1, *, kernels: bool = False) -> Iterator[Traffic]:
+    """Let CuPy be importable within the block; yields what is copied to and from the device.
+
+    Parameters
+    ----------
+    kernels
+        Whether CUDA sources can be compiled, for the CPU; else our own kernels are not used.
+    """
     made = _modules(devices)
+    if kernels:
+        vars(made["cupy"]).update(RawModule=RawModule)
+    compiled.cache_clear()
     before = {name: sys.modules.get(name) for name in made}
     sys.modules.update(made)
     door.device_count.cache_clear()

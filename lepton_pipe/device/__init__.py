@@ -11,6 +11,7 @@ from lepton_pipe.device.arrays import (
     ndimage,
     to_device,
     to_host,
+    tracing,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "ndimage",
     "to_device",
     "to_host",
+    "tracing",
 ]

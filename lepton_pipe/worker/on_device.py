@@ -9,19 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from math import lcm
 from typing import Any
 
 import numpy as np
 
+from lepton_pipe.device.faults import fault_of
 from lepton_pipe.device.lanes import Lane, Lanes, lanes_of
+from lepton_pipe.errors import DeviceLostError, DeviceMemoryError
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan.absorb import Group
+from lepton_pipe.plan.fusion import fused_groups, is_pointwise
 from lepton_pipe.plan.model import Write
 from lepton_pipe.plan.regions import block_regions, written_region
-from lepton_pipe.spec import Step
+from lepton_pipe.spec import ImageType, Step
+from lepton_pipe.spec.operators import UfuncKernel
 from lepton_pipe.worker.block import Task
+from lepton_pipe.worker.chain import run_chain
 from lepton_pipe.worker.program import Program
+from lepton_pipe.worker.running import at_steps
 from lepton_pipe.worker.tolerant import TolerantTask
 
 _MIB = 2**20
@@ -114,8 +121,80 @@ class DeviceTask(Task):
     # -- the task, on the device and off it -----------------------------------------------------
 
     def _groups(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
-        del regions
-        return [Group((step,)) for step in steps]
+        """Cut the steps into groups that may be one kernel: a filter with what is around it."""
+        parts = self._parts_of(steps, regions)
+        groups: list[Group] = []
+        filtered = False  # whether the last group has a filter
+        for part in parts:
+            is_filter = self._is_filter(part)
+            joins = bool(groups) and self._is_chain(groups[-1]) and self._is_chain(part)
+            if joins and not (filtered and is_filter):
+                groups[-1] = Group((*groups[-1].steps, *part.steps))
+                filtered = filtered or is_filter
+            else:
+                groups.append(part)
+                filtered = is_filter
+        return groups
+
+    def _parts_of(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
+        """Return filters by themselves, and pointwise steps as they go together."""
+        groups = fused_groups(self.spec, self.stage, steps, regions, absorbing=False)
+        return [part for group in groups for part in self._without_counted(group)]
+
+    def _without_counted(self, group: Group) -> Iterator[Group]:
+        """Cut a group where losses are counted, which takes a look at the image itself."""
+        for counted, steps in groupby(group.steps, lambda s: s in self.owned):
+            found = tuple(steps)
+            yield from [Group((s,)) for s in found] if counted else [Group(found)]
+
+    def _is_filter(self, group: Group) -> bool:
+        return any(not is_pointwise(self.spec, self.spec[s]) for s in group.steps)
+
+    def _is_chain(self, group: Group) -> bool:
+        """Tell whether one kernel might do what a group does."""
+        return all(
+            isinstance(self.spec[s].type, ImageType)
+            and (kernel := self.spec[s].kernel) is not None
+            and kernel.role == "map"
+            and s not in self.owned
+            and not any(map(self.spec.is_per_block, self.spec.value_inputs(self.spec[s])))
+            for s in group.steps
+        )
+
+    def _do_group(self, group: Group, regions: Mapping[str, Region]) -> None:
+        """Do a group in one kernel if it can be, else its parts, and at last step after step."""
+        parts = self._parts_of(group.steps, regions)
+        if self._is_chain(group) and self._noted(group, regions):
+            super()._do_group(group, regions)
+        elif len(parts) > 1:
+            for part in parts:
+                self._do_group(part, regions)
+        else:
+            for step_id in group.steps:
+                super()._do_group(Group((step_id,)), regions)
+
+    def _run_group(self, group: Group, regions: Mapping[str, Region]) -> None:
+        if any(s in self.held for s in group.steps):
+            return  # it was one kernel
+        super()._run_group(group, regions)
+
+    def _noted(self, group: Group, regions: Mapping[str, Region]) -> bool:
+        """Compute a group in one kernel; False where that cannot be done."""
+        first = self.spec[group.steps[0]]
+        if len(group.steps) == 1 and isinstance(first.kernel, UfuncKernel):
+            return False  # CuPy's is one, too
+        at_steps(self.position[group.steps[0]], self.position[group.steps[-1]])
+        with self._timed("compute_seconds"):
+            try:
+                made = run_chain(self, group.steps, regions)
+            except (DeviceMemoryError, DeviceLostError):
+                raise
+            except Exception as error:  # noqa: BLE001  the steps run by themselves, and say so
+                if (fault := fault_of(error)) is not None:
+                    raise fault from None
+                return False
+        self.held.update({s: (regions[s], array) for s, array in made.items()})
+        return True
 
     def _filled(self, step: Step, region: Region) -> Any:
         array = TolerantTask._filled(self, step, region)  # type: ignore[arg-type]  # it is one
@@ -156,6 +235,10 @@ class DeviceTask(Task):
 
 class TolerantDeviceTask(DeviceTask, TolerantTask):
     """Does the same under ``skip`` or ``fill``."""
+
+    def _is_chain(self, group: Group) -> bool:
+        # Where some of the block is bad, steps run one by one: the same bits, told apart.
+        return not (self.bad or self.lost) and super()._is_chain(group)
 
 
 def task_on_device(
