@@ -29,7 +29,7 @@ from lepton_pipe import device as door
 from lepton_pipe.cuda import compiled
 from lepton_pipe.device.lanes import clear_lanes
 from tests.cuda.on_cpu import RawModule
-from tests.cupy_reference import ADDED_AT, FILTERS, ROUTINES, UFUNCS, signatures
+from tests.cupy_reference import ADDED_AT, FILTERS, LEAST_AT, ROUTINES, UFUNCS, signatures
 from tests.fake_memory import (
     DEVICE,
     CUDARuntimeError,
@@ -260,7 +260,7 @@ class ufunc:  # noqa: N801  CuPy's name
         return self(A.reshape(A.shape + (1,) * B.ndim), B, **kwargs)
 
     def at(self, a: Any, indices: Any, b: Any = None) -> None:
-        if self.__name__ != "add" or a.dtype not in ADDED_AT:
+        if a.dtype not in {"add": ADDED_AT, "minimum": LEAST_AT}.get(self.__name__, ()):
             raise TypeError(f"cupy.{self.__name__}.at does not support {a.dtype}")
         self._numpy.at(a._voxels, _index(indices), _on_device(b))
 

@@ -164,7 +164,7 @@ class DeviceTask(Task):
     def _do_group(self, group: Group, regions: Mapping[str, Region]) -> None:
         """Do a group in one kernel if it can be, else its parts, and at last step after step."""
         parts = self._parts_of(group.steps, regions)
-        if self._is_chain(group) and self._noted(group, regions):
+        if len(group.steps) > 1 and self._noted(group, regions):
             super()._do_group(group, regions)
         elif len(parts) > 1:
             for part in parts:
@@ -178,9 +178,16 @@ class DeviceTask(Task):
             return  # it was one kernel
         super()._run_group(group, regions)
 
+    def _compute(self, step: Step, region: Region) -> None:
+        # A filter by itself, too: the same bits whatever is around it.
+        if not self._noted(Group((step.id,)), {step.id: region}):
+            super()._compute(step, region)
+
     def _noted(self, group: Group, regions: Mapping[str, Region]) -> bool:
         """Compute a group in one kernel; False where that cannot be done."""
         first = self.spec[group.steps[0]]
+        if not self._is_chain(group):
+            return False
         if len(group.steps) == 1 and isinstance(first.kernel, UfuncKernel):
             return False  # CuPy's is one, too
         at_steps(self.position[group.steps[0]], self.position[group.steps[-1]])
@@ -238,7 +245,8 @@ class TolerantDeviceTask(DeviceTask, TolerantTask):
 
     def _is_chain(self, group: Group) -> bool:
         # Where some of the block is bad, steps run one by one: the same bits, told apart.
-        return not (self.bad or self.lost) and super()._is_chain(group)
+        whole = not (self.bad or self.lost)
+        return (whole or len(group.steps) == 1) and super()._is_chain(group)
 
 
 def task_on_device(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ import lepton_pipe as lp
 from lepton_pipe.cuda import compiled
 from lepton_pipe.device import to_device, to_host
 from lepton_pipe.device.traced import UntraceableError, as_input, computed
+from lepton_pipe.geometry import Region
 from lepton_pipe.kernels import flatfield, gaussian, uniform
 from lepton_pipe.kernels.correlation import correlate, correlate_by_axes, gaussian_weights
 from tests.cuda.on_cpu import COMPILER
@@ -141,3 +143,24 @@ def test_a_pipeline_on_the_device_is_that_of_the_cores(monkeypatch):
     assert 0.05 < expected["mask"].mean() < 0.95
     assert (made["mask"] != expected["mask"]).mean() < 1e-3
     np.testing.assert_allclose(made["box"], expected["box"], rtol=1e-5, atol=0.05)
+
+
+def test_voxels_that_do_not_depend_on_bad_ones_have_the_same_bits():
+    # Where some of a block is bad, steps run one by one.
+    images = {"raw": picture(), "flat": picture("float32", 2)[:1] + 5}
+    golden = Run(segmented, "gpu", **images).all()
+    run = Run(segmented, "gpu", **images)
+    bad = Region((0, 0, 0), (1, 2, 2))
+    lacking = 0
+    for stage, program in run.stages():
+        more = {"on_error": "skip", "bad": {"raw": [bad]}}
+        for index in range(len(stage.blocks)):
+            result = run.block(stage, dataclasses.replace(program, **more), index)
+            lacking += result.lack is not None
+    assert lacking
+    for name in ("mask", "box"):
+        same = run.arrays[name, 0].array == golden[name]
+        assert same[6:].all()
+        assert same[:, 10:].all()
+        assert same[:, :, 10:].all()
+    assert np.isnan(run.arrays["box", 0].array[:2, :3, :3]).all()
