@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_pipe.device import DeviceChoice, choose_device
+from lepton_pipe.device import DeviceChoice, choose_device, device_count
 from lepton_pipe.errors import RefusedError, UsageError, without_secrets
 from lepton_pipe.heap import one_heap
 from lepton_pipe.options import (
@@ -80,6 +80,7 @@ class Pipeline(Definition):
         workers: int | None = None,
         threads: int | None = None,
         device: DeviceChoice = "auto",
+        device_memory: str | int | None = None,
         serial: bool = False,
         overwrite: bool = False,
         update: bool = False,
@@ -103,9 +104,9 @@ class Pipeline(Definition):
         ----------
         out
             Directory to publish the results in, or its URL: ``s3://bucket/folder/name.zarr``.
-        memory, workers, threads, device, serial, overwrite, update, scheduler, chunks, levels
+        memory, workers, threads, device, device_memory, serial, overwrite, update, scheduler
             See `RunOptions`.
-        keep, on_error, sparse, staging, stall, insecure
+        chunks, levels, keep, on_error, sparse, staging, stall, insecure
             See `RunOptions`.
         spoilt
             What of an output is to be made again, for `lepton_pipe.repair`.
@@ -128,6 +129,7 @@ class Pipeline(Definition):
             workers=workers,
             threads=threads,
             device=device,
+            device_memory=device_memory,
             serial=serial,
             overwrite=overwrite,
             update=update,
@@ -307,16 +309,26 @@ class Plan:
             refuse_address(o.scheduler, insecure=o.insecure)
         if self._earlier is not None:
             return self._earlier.resources
-        size = self._size()
+        device = choose_device(o.device)
+        size = self._size(device)
         return Resources(
             memory=memory_bytes(o.memory) if o.memory is not None else size.memory,
             workers=size.workers,
             threads=size.threads,
-            device=choose_device(o.device),
+            device=device,
             serial=o.serial,
+            device_memory=self._device_memory(size.workers) if device == "gpu" else 0,
         )
 
-    def _size(self) -> Size:
+    def _device_memory(self, workers: int) -> int:
+        """Return what each worker may take of its GPU, which several may have to share."""
+        from lepton_pipe.run.machine import default_device_memory
+
+        wanted = self.options.device_memory
+        here = memory_bytes(wanted) if wanted is not None else default_device_memory()
+        return here // -(-workers // max(1, device_count()))
+
+    def _size(self, device: str) -> Size:
         o = self.options
         if o.scheduler is not None and not o.serial:
             # Dask is loaded by runs that use it alone.
@@ -325,7 +337,10 @@ class Plan:
             return cluster_size(o.scheduler)
         from lepton_pipe.run.machine import this_machine
 
-        return this_machine(o.workers, o.threads)
+        workers = o.workers
+        if device == "gpu" and workers is None:
+            workers = device_count()  # a context of CUDA is for one device
+        return this_machine(workers, o.threads)
 
     def _changes(self) -> Changes | None:
         """Return what an update will compute; None where there is nothing to update."""

@@ -81,6 +81,10 @@ class MemoryRefusedError(RefusedError):
     """No block shape fits the memory that was given."""
 
 
+class DeviceRefusedError(RefusedError):
+    """No block shape fits the memory of the device."""
+
+
 class OutputExistsError(RefusedError):
     """The output is already there and ``overwrite`` was not given."""
 
@@ -103,6 +107,14 @@ class KernelError(RunError):
 
 class LostBlockError(RunError):
     """A block ended the process that ran it, again and again, whatever ran beside it."""
+
+
+class DeviceMemoryError(RunError):
+    """A device had no room for a block, although the plan said that it would have."""
+
+
+class DeviceLostError(RunError):
+    """CUDA failed in a way after which this process can compute nothing on the device."""
 
 
 class CastError(KernelError):

@@ -23,6 +23,7 @@ RUN_OPTIONS = (
     "workers",
     "threads",
     "device",
+    "device_memory",
     "serial",
     "overwrite",
     "update",
@@ -63,6 +64,8 @@ class RunOptions:
         in plain Python hold the GIL and want a worker for each core.
     device
         ``"gpu"``, ``"cpu"``, or ``"auto"``: the GPU where there is one.
+    device_memory
+        What may be used of each GPU, such as ``"16GiB"``; by default a share of what is free.
     serial
         Run in this process, block after block, without Dask.
     overwrite
@@ -108,6 +111,7 @@ class RunOptions:
     workers: int | None = None
     threads: int | None = None
     device: DeviceChoice = "auto"
+    device_memory: str | int | None = None
     serial: bool = False
     overwrite: bool = False
     update: bool = False

@@ -28,6 +28,9 @@ UFUNCS = tuple(_UFUNCS.split())
 # The dtypes that cupy.add.at takes in every version: int64 came late.
 ADDED_AT = tuple(map(np.dtype, ("i4", "u4", "u8", "f2", "f4", "f8")))
 
+# The same of cupy.minimum.at.
+LEAST_AT = tuple(map(np.dtype, ("i4", "u4", "u8", "f4", "f8")))
+
 # https://docs.cupy.dev/en/stable/reference/routines.html
 ROUTINES = """
 all(a, axis=None, out=None, keepdims=False)

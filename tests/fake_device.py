@@ -6,8 +6,9 @@ among the arguments, functions and arguments that CuPy lacks, ``where=`` of a uf
 int64. Promotion is NumPy 2's, as in CuPy from version 14 on. Every copy between host and device is
 counted.
 
-What it offers is listed in `tests.cupy_reference`. What it cannot tell, since its numbers are
-NumPy's: the roundings of a GPU, what CuPy leaves undefined, time and memory.
+What it offers is listed in `tests.cupy_reference`; `tests.fake_memory` has its memory and streams.
+What it cannot tell, since its numbers are NumPy's: the roundings of a GPU, what CuPy leaves
+undefined, the time that things take.
 """
 
 from __future__ import annotations
@@ -15,17 +16,32 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
 
 from lepton_pipe import device as door
-from tests.cupy_reference import ADDED_AT, FILTERS, ROUTINES, UFUNCS, signatures
+from lepton_pipe.cuda import compiled
+from lepton_pipe.device.lanes import clear_lanes
+from tests.cuda.on_cpu import RawModule
+from tests.cupy_reference import ADDED_AT, FILTERS, LEAST_AT, ROUTINES, UFUNCS, signatures
+from tests.fake_memory import (
+    DEVICE,
+    CUDARuntimeError,
+    Event,
+    Pool,
+    Stream,
+    alloc_pinned_memory,
+    copy_in,
+    copy_out,
+    get_elapsed_time,
+    reset,
+)
 
 _COMPARISONS = ("greater", "greater_equal", "less", "less_equal", "equal", "not_equal")
 _SCALARS = (bool, int, float, complex, np.generic)
@@ -37,6 +53,15 @@ class Traffic:
 
     to_device: list[tuple[int, ...]] = field(default_factory=list)
     to_host: list[tuple[int, ...]] = field(default_factory=list)
+
+    def part(self, way: list[tuple[int, ...]], part: np.ndarray) -> None:
+        """Count a part of an image that goes one way as the image, once its last part has gone."""
+        whole = part
+        while isinstance(whole.base, np.ndarray) and whole.base.nbytes >= whole.nbytes:
+            whole = whole.base
+        address = part.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+        if address + part.nbytes == whole.nbytes:
+            way.append(whole.shape)
 
     def clear(self) -> None:
         """Forget what was counted."""
@@ -56,22 +81,42 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801  CuPy's name
 
     def __init__(self, voxels: Any) -> None:
         assert isinstance(voxels, (np.ndarray, np.generic))
-        self._voxels = np.asarray(voxels)
+        self._raw = np.asarray(voxels)
+        DEVICE.check()
+        DEVICE.take(self._raw)
 
-    shape = property(lambda self: self._voxels.shape)
-    dtype = property(lambda self: self._voxels.dtype)
-    ndim = property(lambda self: self._voxels.ndim)
-    size = property(lambda self: self._voxels.size)
-    itemsize = property(lambda self: self._voxels.itemsize)
-    nbytes = property(lambda self: self._voxels.nbytes)
-    T = property(lambda self: ndarray(self._voxels.T))
+    # What work on the current stream finds; `_raw` is for views and copies, which wait for nothing.
+    _voxels = property(lambda self: DEVICE.use(self._raw))
+    shape = property(lambda self: self._raw.shape)
+    dtype = property(lambda self: self._raw.dtype)
+    ndim = property(lambda self: self._raw.ndim)
+    size = property(lambda self: self._raw.size)
+    strides = property(lambda self: self._raw.strides)
+    flags = property(lambda self: SimpleNamespace(c_contiguous=self._raw.flags.c_contiguous))
+    itemsize = property(lambda self: self._raw.itemsize)
+    nbytes = property(lambda self: self._raw.nbytes)
+    T = property(lambda self: ndarray(self._raw.T))
 
-    # -- to the host ------------------------------------------------------------------------
+    # -- between host and device ----------------------------------------------------------------
 
-    def get(self) -> np.ndarray:
+    def set(self, arr: np.ndarray, stream: Stream | None = None) -> None:
+        """Copy from the host, without waiting where a stream is named."""
+        assert (arr.shape, arr.dtype) == (self.shape, self.dtype)
+        assert stream is not None, "copies of ours name their stream"
+        DEVICE.check()
+        TRAFFIC.part(TRAFFIC.to_device, self._raw)
+        copy_in(self._raw, arr, stream)
+
+    def get(self, stream: Any = None, out: Any = None, blocking: bool = True) -> np.ndarray:
         """Copy to the host."""
-        TRAFFIC.to_host.append(self.shape)
-        return self._voxels.copy()
+        if out is None:
+            TRAFFIC.to_host.append(self.shape)
+            return self._voxels.copy()
+        assert (out.shape, out.dtype, blocking) == (self.shape, self.dtype, False)
+        DEVICE.check()
+        TRAFFIC.part(TRAFFIC.to_host, self._raw)
+        copy_out(out, self._raw, stream)
+        return out
 
     def item(self) -> Any:
         return self.get().item()
@@ -112,13 +157,14 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801  CuPy's name
     # -- indexing ---------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._voxels)
+        return len(self._raw)
 
     def __iter__(self) -> Iterator[ndarray]:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: Any) -> ndarray:
-        return ndarray(self._voxels[_index(index)])
+        basic = all(isinstance(p, (slice, int)) or p is ... for p in _parts(index))
+        return ndarray(self._raw[index] if basic else self._voxels[_index(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._voxels[_index(index)] = _on_device(value)
@@ -136,10 +182,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801  CuPy's name
             return ndarray(self._voxels.astype(dtype, order))
 
     def view(self, dtype: Any = None, type: Any = None) -> ndarray:  # noqa: A002
-        return ndarray(self._voxels.view(dtype or self.dtype))
+        return ndarray(self._raw.view(dtype or self.dtype))
 
     def reshape(self, *shape: Any, order: str = "C") -> ndarray:
-        return ndarray(self._voxels.reshape(*shape, order=order))
+        made = self._raw.reshape(*shape, order=order)
+        is_view = np.shares_memory(made, self._raw) or not made.size
+        return ndarray(made if is_view else self._voxels.reshape(*shape, order=order))
 
     def copy(self, order: str = "C") -> ndarray:
         return ndarray(self._voxels.copy(order))
@@ -166,8 +214,12 @@ def cupy_function(name: str) -> Callable[..., Any]:
     return getattr(sys.modules["cupy"], name)
 
 
+def _parts(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
 def _index(index: Any) -> Any:
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = _parts(index)
     found = tuple(p if isinstance(p, slice) or p is ... else _on_device(p) for p in parts)
     return found if isinstance(index, tuple) else found[0]
 
@@ -208,7 +260,7 @@ class ufunc:  # noqa: N801  CuPy's name
         return self(A.reshape(A.shape + (1,) * B.ndim), B, **kwargs)
 
     def at(self, a: Any, indices: Any, b: Any = None) -> None:
-        if self.__name__ != "add" or a.dtype not in ADDED_AT:
+        if a.dtype not in {"add": ADDED_AT, "minimum": LEAST_AT}.get(self.__name__, ()):
             raise TypeError(f"cupy.{self.__name__}.at does not support {a.dtype}")
         self._numpy.at(a._voxels, _index(indices), _on_device(b))
 
@@ -347,17 +399,16 @@ def generate_binary_structure(rank, connectivity):
 # -- the modules ------------------------------------------------------------------------------
 
 
-class CUDARuntimeError(RuntimeError):
-    """What CuPy raises when there is no driver, or no device."""
-
-
 def _creation() -> dict[str, Callable[..., Any]]:
     return {n: getattr(Creation, n) for n in vars(Creation) if not n.startswith("_")}
 
 
 def _modules(devices: int | None) -> dict[str, ModuleType]:
     """Return the modules that CuPy brings; None stands for a machine without a driver."""
-    names = "cupy", "cupy.cuda", "cupy.cuda.runtime", "cupyx", "cupyx.scipy", "cupyx.scipy.ndimage"
+    names = (
+        *("cupy", "cupy.cuda", "cupy.cuda.runtime"),
+        *("cupyx", "cupyx.scipy", "cupyx.scipy.ndimage"),
+    )
     found = {name: ModuleType(name) for name in names}
     for name, module in found.items():
         module.__spec__ = ModuleSpec(name, None)
@@ -377,20 +428,41 @@ def _modules(devices: int | None) -> dict[str, ModuleType]:
         return devices
 
     vars(runtime).update(CUDARuntimeError=CUDARuntimeError, getDeviceCount=count)
+    vars(runtime).update(memGetInfo=lambda: (DEVICE.free - DEVICE.used, 2**34))
+    vars(cupy).update(get_default_memory_pool=Pool)
+    vars(found["cupy.cuda"]).update(
+        Device=lambda number: nullcontext(),
+        Event=Event,
+        Stream=Stream,
+        alloc_pinned_memory=alloc_pinned_memory,
+        get_elapsed_time=get_elapsed_time,
+    )
     return found
 
 
 @contextmanager
-def fake_cupy(devices: int | None = 1) -> Iterator[Traffic]:
-    """Let CuPy be importable within the block; yields what is copied to and from the device."""
+def fake_cupy(devices: int | None = 1, *, kernels: bool = False) -> Iterator[Traffic]:
+    """Let CuPy be importable within the block; yields what is copied to and from the device.
+
+    Parameters
+    ----------
+    kernels
+        Whether CUDA sources can be compiled, for the CPU; else our own kernels are not used.
+    """
     made = _modules(devices)
+    if kernels:
+        vars(made["cupy"]).update(RawModule=RawModule)
+    compiled.cache_clear()
     before = {name: sys.modules.get(name) for name in made}
     sys.modules.update(made)
     door.device_count.cache_clear()
     TRAFFIC.clear()
+    clear_lanes()
+    reset()
     try:
         yield TRAFFIC
     finally:
+        clear_lanes()
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

@@ -23,10 +23,11 @@ from typing import Any
 
 from distributed import Client, Future, get_worker
 
+from lepton_pipe.errors import DeviceLostError
 from lepton_pipe.graph.sent import sent
 from lepton_pipe.merge.fold import FAN
 from lepton_pipe.worker import BlockResult, Combine, Program, run_block
-from lepton_pipe.worker.running import noted
+from lepton_pipe.worker.running import leave, noted
 
 Key = str | tuple[str, int] | tuple[str, int, int]
 # Folds go before blocks, so that what they fold is let go soon.
@@ -165,9 +166,18 @@ def load_program(sent: bytes) -> Program:
 
 
 def run_one(program: Program, index: int, parts: Mapping[str, Any]) -> BlockResult:
-    """Run a block, and note as long as it runs that it does."""
-    with noted(program.notes, get_worker().address if program.notes else "", index):
-        return run_block(program, index, parts)
+    """Run a block, and note as long as it runs that it does.
+
+    A process that has lost its device leaves: another takes its place, and runs the block again.
+    """
+    worker = get_worker().address if program.notes else ""
+    with noted(program.notes, worker, index):
+        try:
+            return run_block(program, index, parts)
+        except DeviceLostError as error:
+            if program.notes is None:
+                raise
+            leave(program.notes, worker, str(error))
 
 
 def run_group(program: Program, first: int, parts: Sequence[Mapping[str, Any]]) -> BlockResult:

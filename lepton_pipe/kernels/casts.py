@@ -69,7 +69,14 @@ def _astype_kind(image: ImageType, dtype: DType) -> ImageKind:
 def _astype_scratch(image: ImageType, dtype: DType, cast: str) -> float:
     """Return the floats on the way to an integer, and masks of what is out of range."""
     source, target = image.dtype, checked_dtype(dtype)
-    if np.can_cast(source, target) or _loop_name(source, target, cast):
+    if _loop_name(source, target, cast):
+        return 0.5
+    return _astype_device_scratch(image, dtype, cast)
+
+
+def _astype_device_scratch(image: ImageType, dtype: DType, cast: str) -> float:
+    source, target = image.dtype, checked_dtype(dtype)
+    if np.can_cast(source, target):
         return 0.5
     if target.kind == "f":
         return source.itemsize + target.itemsize + 4.5
@@ -122,6 +129,7 @@ def _astype_counted(
     dtype=checked_dtype,
     kind=_astype_kind,
     scratch=_astype_scratch,
+    device_scratch=_astype_device_scratch,
     cost=_astype_cost,
     check=_check_cast,
     absorb=(Rounding(_is_rounding), Voxelwise(_nothing_besides, _keeps_values)),

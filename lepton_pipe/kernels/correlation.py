@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, loops, ndimage
+from lepton_pipe.device import array_module, loops, ndimage, tracing
 from lepton_pipe.spec import Around, ImageType, Place
 from lepton_pipe.spec.rules import float_dtype
 
@@ -40,6 +40,9 @@ def correlate(block: Any, weights: Weights, inner: Sequence[slice]) -> Any:
         float32 (float64 for inputs that float32 cannot hold), never `block` itself; the voxels
         that are wanted, and no others.
     """
+    noted = tracing(block)
+    if noted is not None:
+        return noted.correlate(block, weights, inner)
     fast = loops("separable", block)
     if fast is not None and fast.fits(block, weights):
         return fast.separable(block, weights, inner=inner)
@@ -114,6 +117,16 @@ def correlation_scratch(copies: float) -> Any:
     def scratch(image: ImageType) -> float:
         size = float_dtype(image.dtype).itemsize
         return (copies + (image.dtype not in _READ) + 0.25) * size + 0.5
+
+    return scratch
+
+
+def correlation_device_scratch(copies: float) -> Any:
+    """Return a rule for a device: copies of the float result, and the image as floats if half."""
+
+    def scratch(image: ImageType) -> float:
+        size = float_dtype(image.dtype).itemsize
+        return (copies + (image.dtype == np.float16)) * size + 0.5
 
     return scratch
 

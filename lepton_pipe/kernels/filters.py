@@ -15,6 +15,7 @@ from lepton_pipe.kernels.correlation import (
     correlate,
     correlate_around,
     correlation_cost,
+    correlation_device_scratch,
     correlation_scratch,
     fits_around,
     gaussian_radius,
@@ -69,6 +70,7 @@ def _smooth(block: Any, sigmas: tuple[float, ...], truncate: float, place: Place
     dtype="float",
     kind="image",
     scratch=correlation_scratch(0),
+    device_scratch=correlation_device_scratch(1),
     cost=_gaussian_cost,
     check=_check_gaussian,
     absorb=Absorbing(_gaussian_fits_around, _gaussian_around),
@@ -139,6 +141,7 @@ def _dog_cost(
     dtype="float",
     kind="image",
     scratch=correlation_scratch(1),
+    device_scratch=correlation_device_scratch(2),
     cost=_dog_cost,
     check=_check_dog,
 )
@@ -208,6 +211,7 @@ def _gradient_cost(image: ImageType, grid: Grid, sigma: PerAxis, truncate: float
     dtype="float",
     kind="image",
     scratch=correlation_scratch(1),
+    device_scratch=correlation_device_scratch(2),
     cost=_gradient_cost,
     check=_check_gradient,
 )
@@ -263,7 +267,14 @@ def _sobel_cost(image: ImageType, grid: Grid) -> float:
     return axes * (correlation_cost(image, 3 * axes) + 0.8)
 
 
-@kernel(depth=1, dtype="float", kind="image", scratch=correlation_scratch(1), cost=_sobel_cost)
+@kernel(
+    depth=1,
+    dtype="float",
+    kind="image",
+    scratch=correlation_scratch(1),
+    device_scratch=correlation_device_scratch(2),
+    cost=_sobel_cost,
+)
 def sobel(image: Any, *, place: Place) -> Any:
     """Find edges: the magnitude of Sobel's gradient over the spatial axes.
 
@@ -300,7 +311,14 @@ def _laplace_cost(image: ImageType, grid: Grid) -> float:
     return len(grid.spatial) * (correlation_cost(image, 3) + 0.8)
 
 
-@kernel(depth=1, dtype="float", kind="image", scratch=correlation_scratch(1), cost=_laplace_cost)
+@kernel(
+    depth=1,
+    dtype="float",
+    kind="image",
+    scratch=correlation_scratch(1),
+    device_scratch=correlation_device_scratch(2),
+    cost=_laplace_cost,
+)
 def laplace(image: Any, *, place: Place) -> Any:
     """Sum the second differences along the spatial axes.
 
@@ -356,6 +374,7 @@ def _uniform_around(image: Any, size: Sizes, *, place: Place, around: Around) ->
     dtype="float",
     kind="image",
     scratch=correlation_scratch(0),
+    device_scratch=correlation_device_scratch(1),
     cost=_uniform_cost,
     check=_check_size,
     absorb=Absorbing(_uniform_fits_around, _uniform_around),

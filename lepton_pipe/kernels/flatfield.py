@@ -178,6 +178,7 @@ def _gain(flat: Any, dark: Any, level: Any, floor: float) -> Any:
     dtype="float",
     kind="image",
     scratch=shading_scratch(3.0, 2.0),
+    device_scratch=lambda image: 2.0 * float_dtype(image.dtype).itemsize + 1.0,
     cost=0.7,
     check=_check_divide_flat,
     absorb=Voxelwise(_operations),

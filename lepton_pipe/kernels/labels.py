@@ -70,6 +70,7 @@ def _bytes(mask: ImageType) -> float:
 @kernel(
     depth=_shell,
     scratch=lambda mask: 12.5 + _bytes(mask),
+    device_scratch=32.0,
     cost=1.5,
     check=_check_label,
     combine=gather,
@@ -87,7 +88,7 @@ def label_join(
     """Label every block by itself and find out which labels are one object.
 
     How blocks are joined is described in `lepton_pipe.merge.labels`. Part of `label`. On a GPU
-    the block is labelled there; its labels are then copied to the host and described there.
+    the block is labelled and described there; the planes at its faces alone are copied to the host.
 
     Returns
     -------
@@ -98,9 +99,12 @@ def label_join(
     fast = loops("labels", mask)
     if fast is not None and fast.fits(mask):
         return _describe_runs(fast, mask, connectivity, place)
-    labels, _ = local_labels(mask, spatial, connectivity)
+    labels, most = local_labels(mask, spatial, connectivity)
     own, count = local_labels(mask[place.inner], spatial, connectivity)
-    return describe(to_host(labels), to_host(_refine(labels[place.inner], own, count)), place)
+    refined = to_host(_refine(labels[place.inner], own, count))
+    if array_module(labels) is np or place.write.size > np.iinfo(np.int32).max:
+        return describe(to_host(labels), refined, place)
+    return _describe_there(labels, most, refined, place)
 
 
 def _refine(labels: Any, own: Any, count: int) -> Any:
@@ -109,6 +113,19 @@ def _refine(labels: Any, own: Any, count: int) -> Any:
     for part in slabs(own.shape, _SLAB):
         table[own[part].reshape(-1)] = labels[part].reshape(-1)
     return table
+
+
+def _describe_there(labels: Any, count: int, own: Any, place: Place) -> Fragments:
+    """Describe a block whose labels are on a device; of them its faces alone leave it."""
+    xp, owned = array_module(labels), labels[place.inner].reshape(-1)
+    size = xp.bincount(owned, minlength=count + 1)
+    first = xp.full(count + 1, owned.size, np.int32)
+    xp.minimum.at(first, owned, xp.arange(owned.size, dtype=np.int32))
+    size[0] = 0
+    above, below = faces(place, lambda axis, index: to_host(xp.take(labels, index, axis)))
+    sizes, firsts = (to_host(a).astype(np.int64) for a in (size, first))
+    block = Fragment(place.write.start, place.write.shape, sizes, firsts, own)
+    return Fragments([block], [], above, below)
 
 
 def _describe_runs(fast: ModuleType, mask: Any, connectivity: int, place: Place) -> Fragments:

@@ -28,6 +28,7 @@ from lepton_pipe.kernels.windows import (
     window,
 )
 from lepton_pipe.spec import ImageType, Place, kernel
+from lepton_pipe.spec.kernel import UNDECLARED_SCRATCH
 
 
 def _check(grid: Grid, size: Sizes | None, footprint: Any, radius: Any) -> None:
@@ -62,6 +63,11 @@ def _scratch(
     return extreme_copies(window(grid, size, footprint, radius)) * image.dtype.itemsize + 0.5
 
 
+def _device_scratch(image: ImageType) -> float:
+    # Footprints are gone through row by row, each with an image of its own.
+    return max(UNDECLARED_SCRATCH, 6.5 * image.dtype.itemsize)
+
+
 def _twice_scratch(
     grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any
 ) -> float:
@@ -88,6 +94,7 @@ def _minus(larger: Any, smaller: Any) -> Any:
     depth=_depth,
     kind="same",
     scratch=_scratch,
+    device_scratch=_device_scratch,
     cost=_cost,
     check=_check,
 )
@@ -131,6 +138,7 @@ def erosion(
     depth=_mirrored_depth,
     kind="same",
     scratch=_scratch,
+    device_scratch=_device_scratch,
     cost=_cost,
     check=_check,
 )
@@ -174,6 +182,7 @@ def dilation(
     depth=_both_depths,
     kind="same",
     scratch=_twice_scratch,
+    device_scratch=_device_scratch,
     cost=_twice_cost,
     check=_check,
 )
@@ -217,6 +226,7 @@ def opening(
     depth=_both_depths,
     kind="same",
     scratch=_twice_scratch,
+    device_scratch=_device_scratch,
     cost=_twice_cost,
     check=_check,
 )
@@ -260,6 +270,7 @@ def closing(
     depth=_both_depths,
     kind="same",
     scratch=_twice_scratch,
+    device_scratch=_device_scratch,
     cost=_twice_cost,
     check=_check,
 )
@@ -303,6 +314,7 @@ def white_tophat(
     depth=_both_depths,
     kind="same",
     scratch=_twice_scratch,
+    device_scratch=_device_scratch,
     cost=_twice_cost,
     check=_check,
 )

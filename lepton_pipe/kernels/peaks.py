@@ -68,6 +68,7 @@ def _together(a: Found, b: Found) -> Found:
     returns="table",
     check=_check_peaks,
     scratch=lambda image: 2.5 * image.dtype.itemsize + 2.5,
+    device_scratch=lambda image: 5.0 * image.dtype.itemsize + 4.0,
     cost=lambda image: 0.5 + 0.5 * image.dtype.itemsize,
 )
 def peaks_above(

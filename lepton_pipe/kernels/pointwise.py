@@ -59,7 +59,14 @@ def _check_where(a: Any, b: Any) -> None:
             )
 
 
-@kernel(dtype=_where_dtype, kind=_where_kind, scratch=1.0, cost=2.0, check=_check_where)
+@kernel(
+    dtype=_where_dtype,
+    kind=_where_kind,
+    scratch=1.0,
+    device_scratch=1.0,
+    cost=2.0,
+    check=_check_where,
+)
 def where(condition: Any, a: Any, b: Any) -> Any:
     """Choose voxel by voxel: from `a` where the condition holds, else from `b`.
 
@@ -134,6 +141,7 @@ def _clip_operations(image: Any, low: Any, high: Any, *, place: Place) -> tuple[
 @kernel(
     kind="same",
     scratch=0.5,
+    device_scratch=0.5,
     cost=0.5,
     check=_check_clip,
     absorb=Voxelwise(_clip_operations, _clips_by_numbers),
@@ -213,6 +221,7 @@ def _rescale_cost(image: ImageType, dtype: DType) -> float:
 @kernel(
     dtype=checked_dtype,
     scratch=_rescale_scratch,
+    device_scratch=lambda image, dtype: _rescale_work(image.dtype, dtype).itemsize + 1.5,
     cost=_rescale_cost,
     check=_check_rescale,
 )

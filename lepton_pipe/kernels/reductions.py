@@ -52,6 +52,7 @@ def _add(a: Moments, b: Moments) -> Moments:
     value=ValueType("float64", (5,)),
     check=_check_moments,
     scratch=1.1,
+    device_scratch=lambda image: 9.0 if image.dtype.kind == "f" else 90.0,
     cost=1.0,
 )
 def moments(image: Any) -> Moments:

@@ -71,7 +71,15 @@ def _crop_needs(
     return region.shift(_cropped(grid, t=t, c=c, z=z, y=y, x=x).start)
 
 
-@kernel(grid=_crop_grid, needs=_crop_needs, kind="same", scratch=0.0, cost=0.1, check=_check_crop)
+@kernel(
+    grid=_crop_grid,
+    needs=_crop_needs,
+    kind="same",
+    scratch=0.0,
+    device_scratch=0.5,
+    cost=0.1,
+    check=_check_crop,
+)
 def crop(
     image: Any,
     *,
@@ -165,6 +173,7 @@ def _downsample_cost(grid: Grid, image: ImageType, factor: Sizes, method: Method
     needs=_downsample_needs,
     kind="same",
     scratch=_downsample_scratch,
+    device_scratch=lambda image: 10.0 if image.dtype.itemsize < 8 else 45.0,
     cost=_downsample_cost,
     check=_check_downsample,
 )

@@ -255,6 +255,7 @@ def _check_divide_shading(dark: Any, floor: float) -> None:
     dtype="float",
     kind="image",
     scratch=shading_scratch(1.0, 1.05),
+    device_scratch=lambda image: float_dtype(image.dtype).itemsize + 1.0,
     cost=0.5,
     check=_check_divide_shading,
 )

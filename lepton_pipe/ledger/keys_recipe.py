@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
+from lepton_pipe import cuda
 from lepton_pipe.plan import Plan, Stage, StoredArray, Write
 from lepton_pipe.plan.counted import is_watched
 from lepton_pipe.spec import Ref, Step
@@ -65,6 +66,7 @@ def _facts(plan: Plan, stage: Stage, copies: Collection[Target]) -> dict[str, An
         "format": FORMAT,
         "versions": library_versions(device),
         "device": device,
+        **({"cuda": cuda.digest()} if device == "gpu" else {}),
         "shape": stage.grid.shape,
         "block": stage.block,
         "reads": [spec[r.step].type.to_json() for r in stage.reads],

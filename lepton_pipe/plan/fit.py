@@ -26,6 +26,7 @@ from lepton_pipe.plan.model import (
     is_copied,
     level_step,
 )
+from lepton_pipe.plan.on_device import Devices
 from lepton_pipe.plan.rates import COPY_NS, NOMINAL, Rates
 from lepton_pipe.plan.regions import block_regions, place_of, slab_regions, sweep_source
 from lepton_pipe.plan.reuse import Cached, block_order
@@ -60,6 +61,7 @@ class Fitter:
     inputs: Mapping[str, InputInfo]
     budget: int
     slots: int
+    devices: Devices
     rates: Rates = NOMINAL
     tiling: Mapping[str, int] | None = None
     _decodings: dict[tuple[object, ...], Decoding] = field(default_factory=dict)
@@ -136,6 +138,8 @@ class Fitter:
             budget=self.budget,
             slots=self.slots,
             what=" and ".join(s.name for s in stages),
+            devices=self.devices,
+            need_there=lambda block: self.devices.need(*shaped(block)),
         )
 
     def _unit(self, stages: Sequence[Stage]) -> tuple[int, ...]:
@@ -208,14 +212,13 @@ class Fitter:
         """Add the coarser levels that each block makes whole units of, as far as they fit."""
         for write in stage.writes:
             for extra in self.coarser(write, stage):
-                wider = replace(
-                    stage,
-                    steps=(*stage.steps, extra.step)
-                    if extra.step not in stage.steps
-                    else stage.steps,
-                    writes=(*stage.writes, extra),
-                )
+                more = () if extra.step in stage.steps else (extra.step,)
+                steps, writes = (*stage.steps, *more), (*stage.writes, extra)
+                wider = replace(stage, steps=steps, writes=writes)
                 if at_once * self._task_bytes(wider) > self.budget:
+                    return stage
+                here, there = (self.devices.need(s) for s in (stage, wider))
+                if self.devices.lanes(there, at_once) < min(2, self.devices.lanes(here, at_once)):
                     return stage
                 stage = wider
         return stage
@@ -237,7 +240,8 @@ class Fitter:
         return found
 
     def _task_bytes(self, stage: Stage) -> int:
-        return task_bytes(self.spec, stage, self.arrays, self.inputs)
+        on_device = bool(self.devices)
+        return task_bytes(self.spec, stage, self.arrays, self.inputs, on_device=on_device)
 
     def room(self, stage: Stage) -> int:
         """Return the bytes that the blocks of a fitted stage leave, and what is held beside them.
@@ -261,9 +265,11 @@ class Fitter:
             bytes_written=bytes_written(self.spec, stage),
             core_seconds=self._work(stage, left).total,
             bytes_decoded=sum(d.decoded(c) for d, c in cached),
+            device_bytes=self.devices.need(stage),
         )
         kept = sum(d.chunk_bytes * c.chunks for d, c in cached)
-        return replace(stage, estimate=estimate, slots=slots, cache_bytes=kept)
+        lanes = self.devices.lanes(estimate.device_bytes, slots)
+        return replace(stage, estimate=estimate, slots=slots, lanes=lanes, cache_bytes=kept)
 
     def _cached(self, stage: Stage, left: int) -> list[tuple[Decoding, Cached]]:
         """Share what is left of the budget among the images that a stage reads."""

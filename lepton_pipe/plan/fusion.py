@@ -38,14 +38,22 @@ def fused_groups(
     stage: Stage,
     steps: Sequence[str],
     regions: Mapping[str, Region],
+    *,
+    absorbing: bool = True,
 ) -> list[Group]:
     """Cut the steps of a task into groups; those of a group run together.
 
     A group of several is a filter with what it does besides, or consecutive pointwise steps over
     one region of one grid.
+
+    Parameters
+    ----------
+    absorbing
+        Whether filters do steps next to them; those of a device do not.
     """
     groups: list[Group] = []
-    for group in absorbing_groups(spec, stage, steps):
+    singles = (Group((s,)) for s in steps)
+    for group in absorbing_groups(spec, stage, steps) if absorbing else singles:
         before = groups[-1] if groups else group
         if groups and not before.filter and _joins(spec, before, group, regions):
             groups[-1] = Group((*before.steps, *group.steps))

@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 
+from lepton_pipe.device.lanes import STAGING_BYTES
 from lepton_pipe.geometry import Blocks, Region
 from lepton_pipe.plan.absorb import Group, last_use, results_of
 from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
@@ -19,6 +20,7 @@ from lepton_pipe.plan.regions import (
     region_bytes,
     slab_regions,
     sweep_source,
+    written_region,
 )
 from lepton_pipe.plan.traffic import read_chunks
 from lepton_pipe.spec import ImageType, Spec, Step, TableType, ValueType
@@ -48,10 +50,20 @@ def task_bytes(
     stage: Stage,
     arrays: Mapping[str, StoredArray],
     inputs: Mapping[str, InputInfo],
+    *,
+    on_device: bool = False,
 ) -> int:
-    """Return the most bytes that the task of a full-sized block holds at once."""
+    """Return the most bytes of host memory that the task of a full-sized block holds at once.
+
+    Parameters
+    ----------
+    on_device
+        Whether it computes on a GPU, see `lepton_pipe.plan.on_device`.
+    """
     codec = Codec.of(spec, stage, arrays, inputs)
-    if stage.sweep is not None:
+    if on_device:
+        most = beside_device_bytes(spec, stage, codec)
+    elif stage.sweep is not None:
         most = _sweep_bytes(spec, stage, typical_block(stage), codec)
     else:
         most = _walk(spec, stage, widest_regions(spec, stage), stage.steps, codec)
@@ -230,3 +242,42 @@ def _sweep_bytes(spec: Spec, stage: Stage, block: Region, codec: Codec) -> int:
     fold = 4 * block.size * 8  # the running fold, one partial, the result and its cast
     slabs = _walk(spec, stage, regions, steps, codec) + int(step.scratch * source.size)
     return fold + max(slabs, codec.writing.get(step.id, 0))
+
+
+# -- on a GPU ---------------------------------------------------------------------------------
+
+
+def regions_of_task(spec: Spec, stage: Stage) -> tuple[Mapping[str, Region], Sequence[str]]:
+    """Return the regions of the block that reads most, and the steps that make images of them.
+
+    Of a stage that sweeps they are those of a slab.
+    """
+    if stage.sweep is None:
+        return widest_regions(spec, stage), stage.steps
+    slab = (0, stage.sweep.thickness)
+    regions = slab_regions(spec, stage, typical_block(stage), slab)
+    return regions, [s for s in stage.steps if s != stage.sweep.step]
+
+
+def written_bytes(spec: Spec, stage: Stage) -> dict[str, int]:
+    """Return the bytes of what a block writes, by step."""
+    block = typical_block(stage)
+    return {
+        w.step: region_bytes(spec.image_type(w.step), written_region(w, block))
+        for w in stage.writes
+    }
+
+
+def beside_device_bytes(spec: Spec, stage: Stage, codec: Codec) -> int:
+    """Return the host bytes of a task that computes on a GPU.
+
+    All that it reads is there until it is on the device, and all that it writes from then on.
+    """
+    regions, _ = regions_of_task(spec, stage)
+    reads = {r.step: regions[r.step] for r in stage.reads if r.step in regions}
+    read = sum(region_bytes(spec.image_type(i), r) for i, r in reads.items())
+    written = sum(written_bytes(spec, stage).values())
+    reading = max((codec.reading[i] for i in reads), default=0)
+    writing = max(codec.writing.values(), default=0)
+    partials = sum(_partial_bytes(spec[s]) for s in stage.reduces)
+    return max(read + reading, read + written + partials + STAGING_BYTES, written + writing)

@@ -67,6 +67,8 @@ class Resources:
         Where kernels run.
     serial
         One process, one block at a time, no Dask.
+    device_memory
+        Bytes of device memory that each process may take; each has one GPU.
     """
 
     memory: int
@@ -74,6 +76,7 @@ class Resources:
     threads: int = 1
     device: Literal["cpu", "gpu"] = "cpu"
     serial: bool = False
+    device_memory: int = 0
 
     @property
     def processes(self) -> int:
@@ -157,7 +160,7 @@ class Estimate:
     """What a stage will take: bytes before compression, and core seconds.
 
     ``bytes_read`` is what blocks are given, overlap included; ``bytes_decoded`` the chunks
-    decoded for it.
+    decoded for it. ``device_bytes`` is what a task takes of a GPU besides its ``task_bytes``.
     """
 
     task_bytes: int
@@ -165,6 +168,7 @@ class Estimate:
     bytes_written: int
     core_seconds: float
     bytes_decoded: int = 0
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +204,8 @@ class Shape:
         Needed by one block.
     at_once
         Blocks computed at once.
+    lanes
+        Those of them that lie on a device at once; 0 where there is none.
     work
         Of all blocks, overlap and repeated decoding included.
     seconds
@@ -211,6 +217,7 @@ class Shape:
     at_once: int
     work: Work
     seconds: float
+    lanes: int = 0
 
 
 @dataclass(frozen=True)
@@ -235,6 +242,8 @@ class Stage:
         Values that must be known before the stage starts.
     slots
         Blocks computed at once over all workers.
+    lanes
+        Those that lie on the GPU of each worker at once; 0 where there is none.
     order
         Axes from the slowest to the fastest in the order of blocks; see `lepton_pipe.plan.reuse`.
     cache_bytes
@@ -263,6 +272,7 @@ class Stage:
     values: tuple[str, ...]
     sweep: Sweep | None = None
     slots: int = 1
+    lanes: int = 0
     order: tuple[int, ...] = ()
     cache_bytes: int = 0
     considered: tuple[Shape, ...] = ()
@@ -323,6 +333,11 @@ class Plan:
         return sum(array.nbytes for array in self.arrays.values())
 
     @property
+    def device_peak_bytes(self) -> int:
+        """Most bytes that the blocks of a process take on its GPU."""
+        return max((s.lanes * s.estimate.device_bytes for s in self.stages), default=0)
+
+    @property
     def seconds(self) -> float:
         """Rough time of the run, start-up apart."""
         return sum(s.estimate.core_seconds / max(1, s.slots) for s in self.stages)
@@ -344,8 +359,10 @@ class Plan:
                 "threads": self.resources.threads,
                 "device": self.resources.device,
                 "serial": self.resources.serial,
+                "device_memory": self.resources.device_memory,
             },
             "peak_bytes": self.peak_bytes,
+            "device_peak_bytes": self.device_peak_bytes,
             "tasks": self.tasks,
             "bytes_stored": self.bytes_stored,
             "seconds": round(self.seconds, 1),
@@ -389,6 +406,8 @@ def stage_json(stage: Stage) -> dict[str, Any]:
         "task_bytes": stage.estimate.task_bytes,
         "bytes_read": stage.estimate.bytes_read,
         "bytes_decoded": stage.estimate.bytes_decoded,
+        "device_bytes": stage.estimate.device_bytes,
+        "device_lanes": stage.lanes,
         "bytes_written": stage.estimate.bytes_written,
         "core_seconds": round(stage.estimate.core_seconds, 2),
     }

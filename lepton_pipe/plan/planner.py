@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from lepton_pipe.errors import MemoryRefusedError, RefusedError
+from lepton_pipe.errors import DeviceRefusedError, MemoryRefusedError, RefusedError
 from lepton_pipe.geometry import Grid, Layout
 from lepton_pipe.kernels.resample import downsample
 from lepton_pipe.plan.counted import with_counts
@@ -29,6 +29,7 @@ from lepton_pipe.plan.model import (
     chunk_hint,
     level_step,
 )
+from lepton_pipe.plan.on_device import Devices
 from lepton_pipe.plan.rates import NOMINAL, Rates
 from lepton_pipe.plan.stages import Draft, choose_kept, closure, draft_stages, stage_name
 from lepton_pipe.plan.wanted import refuse_chunks, refuse_unknown_axes
@@ -40,6 +41,10 @@ MIB = 2**20
 DRIVER_BYTES = 130 * MIB
 WORKER_BYTES = 340 * MIB
 ALONE_BYTES = 355 * MIB
+# Host memory of CuPy and of a CUDA context; taken from the literature, not measured here.
+CONTEXT_BYTES = 500 * MIB
+# Time of kernels on a GPU as a share of that on a core; nominal, nothing is learned of GPUs.
+TIME_ON_DEVICE = 1 / 30
 
 
 class _Stored(NamedTuple):
@@ -55,9 +60,10 @@ class _Stored(NamedTuple):
 
 def baseline(resources: Resources) -> int:
     """Return the bytes that the processes of a run hold before any block."""
+    more = CONTEXT_BYTES if resources.device == "gpu" else 0
     if resources.in_process:
-        return ALONE_BYTES
-    return DRIVER_BYTES + resources.workers * WORKER_BYTES
+        return ALONE_BYTES + more
+    return DRIVER_BYTES + more + resources.workers * (WORKER_BYTES + more)
 
 
 def make_plan(
@@ -94,8 +100,8 @@ def make_plan(
 
     Raises
     ------
-    MemoryRefusedError
-        When no block shape fits the memory; names the memory that is enough.
+    MemoryRefusedError, DeviceRefusedError
+        When no block shape fits the memory of the host, or of a device; names what is enough.
     RefusedError
         When an output has a dtype that cannot be stored, or its chunks would make too many files.
     UsageError
@@ -104,15 +110,26 @@ def make_plan(
     _refuse_dtypes(spec)
     refuse_unknown_axes(chunks or {}, _output_grids(spec))
     costed = rates.apply(spec)
+    if resources.device == "gpu":
+        steps = tuple(replace(s, cost=s.cost * TIME_ON_DEVICE) for s in costed.steps)
+        costed = replace(costed, steps=steps)
 
-    def make(memory: int) -> Plan:
-        here = replace(resources, memory=memory)
+    def make(**given: int) -> Plan:
+        here = replace(resources, **given)  # type: ignore[arg-type]  # numbers, as they are there
         return _plan(costed, inputs, here, tiling, rates, _Stored(chunks, levels, keep))
 
     try:
-        return make(resources.memory)
+        return make()
+    except DeviceRefusedError as error:
+        enough = _enough(lambda n: make(device_memory=n), resources.device_memory, MIB)
+        raise DeviceRefusedError(
+            f"{error}; let it use {enough // MIB} MiB (--device-memory {enough // MIB}MiB), store "
+            "the input in smaller chunks, or compute on the cores (--device cpu)"
+        ) from None
     except MemoryRefusedError as error:
-        enough = _enough(make, resources)
+        enough = _enough(
+            lambda n: make(memory=n), resources.memory, max(resources.memory, baseline(resources))
+        )
         saved = (baseline(resources) - baseline(replace(resources, serial=True))) // MIB
         serial = f", run in one process (serial; saves {saved} MiB)" if saved else ""
         raise MemoryRefusedError(
@@ -121,18 +138,28 @@ def make_plan(
         ) from None
 
 
-def _enough(make: Callable[[int], Plan], resources: Resources) -> int:
-    """Return memory, in whole MiB, that a plan was made with; a few percent less was refused."""
+def _enough(make: Callable[[int], Plan], refused: int, hint: int) -> int:
+    """Return memory, in whole MiB, that a plan was made with; a few percent less was refused.
+
+    Parameters
+    ----------
+    make
+        Makes a plan with so many bytes.
+    refused
+        Bytes that are too little.
+    hint
+        Bytes from which on it is worth a try.
+    """
 
     def fits(memory: int) -> bool:
         try:
             make(memory)
-        except MemoryRefusedError:
+        except (MemoryRefusedError, DeviceRefusedError):
             return False
         return True
 
-    too_little = max(resources.memory, MIB)
-    enough = 2 * max(too_little, baseline(resources))
+    too_little = max(refused, MIB)
+    enough = 2 * max(too_little, hint)
     while not fits(enough):
         too_little, enough = max(too_little, enough), 2 * enough
     while enough > 1.03 * too_little:
@@ -164,7 +191,9 @@ def _plan(
     left = resources.memory - baseline(resources)
     tables = table_bytes(spec, left)
     budget = int((left - tables) / ALLOCATOR_SLACK)
-    fitter = Fitter(full, arrays, inputs, budget, resources.slots, rates, tiling)
+    processes = resources.processes if resources.device == "gpu" else 0
+    devices = Devices(full, resources.device_memory, processes)
+    fitter = Fitter(full, arrays, inputs, budget, resources.slots, devices, rates, tiling)
     stages = fitter.fit(skeletons, levels)
     stages += scale_stages(fitter, stages)
     if wanted.keep != "disk" and resources.processes == 1:

@@ -7,9 +7,10 @@ from itertools import product
 from math import lcm, prod
 from typing import Any
 
-from lepton_pipe.errors import MemoryRefusedError
+from lepton_pipe.errors import DeviceRefusedError, MemoryRefusedError
 from lepton_pipe.geometry import Grid
 from lepton_pipe.plan.model import Shape, Work
+from lepton_pipe.plan.on_device import POOL_SLACK, Devices
 
 # Beyond this a block gains little: its overlap is small already, and its task is worth its cost.
 MAX_BLOCK_VOXELS = 2**23
@@ -21,6 +22,9 @@ LARGE_BLOCK_VOXELS = 2**26
 # Blocks are chosen as if for this many cores, not those there are: on any machine with enough
 # memory they are then the same, and with them what depends on them.
 NOMINAL_CORES = 8
+# Time of blocks that lie on a device one by one, as a share of that of two at once: nothing is
+# copied while another is computed.
+NOT_OVERLAPPED = 1.5
 
 
 def candidates(
@@ -80,6 +84,8 @@ def choose_block(
     budget: int,
     slots: int,
     what: str,
+    devices: Devices | None = None,
+    need_there: Callable[[tuple[int, ...]], int] = lambda _: 0,
 ) -> list[Shape]:
     """Return the shapes that fit, the quickest first.
 
@@ -99,23 +105,43 @@ def choose_block(
         Blocks that could be computed at once.
     what
         Name of the stage, for the error.
+    devices
+        The GPUs, if there are any.
+    need_there
+        Bytes that a task needs of a GPU.
 
     Raises
     ------
     MemoryRefusedError
         When not even one block of the smallest shape fits.
+    DeviceRefusedError
+        The same of the memory of a device.
     """
-    fitting, smallest = [], None
+    fitting, smallest, least = [], None, None
     for block in shapes:
         bytes_each = need(block)
         smallest = min(smallest or (bytes_each, block), (bytes_each, block))
         at_once = min(slots, budget // max(1, bytes_each))
         if at_once < 1:
             continue
+        lanes = 0
+        if devices:
+            there = need_there(block)
+            least = min(least or (there, block), (there, block))
+            lanes = devices.lanes(there, at_once)
+            if lanes < 1:
+                continue
         work = work_of(block, budget - at_once * bytes_each)
         cores = NOMINAL_CORES * at_once / slots
         seconds = work.total / cores * (1 + (cores - 1) / count(block))
-        fitting.append(Shape(block, bytes_each, at_once, work, seconds))
+        seconds *= NOT_OVERLAPPED if lanes == 1 else 1.0
+        fitting.append(Shape(block, bytes_each, at_once, work, seconds, lanes))
+    if not fitting and least is not None and devices:
+        raise DeviceRefusedError(
+            f"stage {what}: one block of {_by(least[1])} voxels needs "
+            f"{_mib(int(least[0] * POOL_SLACK))} MiB on the device, but "
+            f"{_mib(devices.limit)} MiB of it may be used"
+        )
     if not fitting and smallest is not None:
         raise MemoryRefusedError(
             f"stage {what}: one block of {_by(smallest[1])} voxels needs {_mib(smallest[0])} MiB, "

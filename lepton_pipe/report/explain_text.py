@@ -81,7 +81,11 @@ def _work(work: Work) -> str:
 
 def _memory(stage: Stage) -> str:
     at_once = min(stage.slots, len(stage.blocks))
-    return f"{count(at_once, 'block')} at once, {size(stage.estimate.task_bytes)} each"
+    text = f"{count(at_once, 'block')} at once, {size(stage.estimate.task_bytes)} each"
+    if stage.lanes:
+        there = size(stage.estimate.device_bytes)
+        text += f"; {stage.lanes} of them on the GPU of a process, {there} each"
+    return text
 
 
 def _reading(stage: Stage) -> str:
@@ -108,6 +112,8 @@ def _difference(best: Shape, other: Shape) -> str:
     """Say what the other shape takes more or less of, and why it was not taken."""
     more = other.seconds / best.seconds - 1 if best.seconds else 0.0
     told = [_time(more), *_changes(best.work, other.work)]
+    if other.lanes != best.lanes:
+        told.append(f"{other.lanes} on the GPU at once")
     if other.at_once != best.at_once:
         told.append(f"{other.at_once} at once")
     elif more > _SAME and other.work.total < (1 + _SAME) * best.work.total:

@@ -124,7 +124,18 @@ def _resource_line(plan: Plan) -> str:
     r = plan.resources
     return (
         f"{count(plan.tasks, 'task')} on {_where(plan)}, {r.device}; peak memory "
-        f"{size(plan.peak_bytes)} of {size(r.memory)}; about {duration(plan.seconds)}"
+        f"{size(plan.peak_bytes)} of {size(r.memory)}{_device(plan)}; about "
+        f"{duration(plan.seconds)}"
+    )
+
+
+def _device(plan: Plan) -> str:
+    if plan.resources.device == "cpu":
+        return ""
+    lanes = max((s.lanes for s in plan.stages), default=0)
+    return (
+        f", {size(plan.device_peak_bytes)} of {size(plan.resources.device_memory)} on each GPU "
+        f"({count(lanes, 'block')} there at once)"
     )
 
 

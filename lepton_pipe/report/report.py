@@ -11,6 +11,7 @@ import numpy as np
 
 from lepton_pipe.cache.counts import Tier
 from lepton_pipe.report.casts import CastReport
+from lepton_pipe.report.device import DeviceReport
 from lepton_pipe.report.plan_text import count
 from lepton_pipe.report.quarantine import QUARANTINE, Quarantined, quarantine_lines
 from lepton_pipe.report.tiers import kept_lines
@@ -28,11 +29,17 @@ LACKING = ("quarantined", "quarantined_in_all", "left_out")
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage took: seconds on the clock, and the sums over its tasks."""
+    """What a stage took: seconds on the clock, the sums over its tasks, and shares of GPUs."""
 
     name: str
     seconds: float
     stats: Stats
+    device: DeviceReport | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain data."""
+        found = {"name": self.name, "seconds": round(self.seconds, 3), **_rounded(self.stats)}
+        return found if self.device is None else {**found, "device": self.device.to_json()}
 
 
 @dataclass
@@ -89,10 +96,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "peak_bytes": self.peak_bytes,
             "planned_bytes": self.planned_bytes,
-            "stages": [
-                {"name": s.name, "seconds": round(s.seconds, 3), **_rounded(s.stats)}
-                for s in self.stages
-            ],
+            "stages": [s.to_json() for s in self.stages],
             "outputs": self.outputs,
             "values": {n: value_json(v) for n, v in self.values.items()},
             **({"casts": {c.step: c.to_json() for c in self.casts}} if self.casts else {}),
@@ -131,6 +135,7 @@ class Report:
         lines = [f"{self.out}  ({'nothing has changed' if self.unchanged else took})"]
         for name, output in self.outputs.items():
             lines.append(f"  {name}: {_describe(name, output, self.values)}")
+        lines += [f"  {s.name}: {s.device}" for s in self.stages if s.device is not None]
         lines += [f"  {cast}" for cast in self.casts if cast.is_worth_telling]
         lines += [
             f"  {name}: {found.nan} voxels are NaN, {found.infinite} infinite"

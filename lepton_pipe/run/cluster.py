@@ -14,6 +14,7 @@ from pathlib import Path
 import dask
 from distributed import Client, LocalCluster
 
+from lepton_pipe.device import device_count
 from lepton_pipe.errors import StalledError, UsageError
 from lepton_pipe.heap import ENVIRONMENT
 from lepton_pipe.plan import Resources
@@ -21,7 +22,7 @@ from lepton_pipe.run import worker_setup
 from lepton_pipe.run.dashboard import State, serve
 from lepton_pipe.run.interrupts import signals_held
 from lepton_pipe.run.machine import MEMORY_SHARE, Size, default_memory
-from lepton_pipe.run.workers import WatchedNanny, kill_process
+from lepton_pipe.run.workers import WatchedNanny, kill_process, visible_gpus
 
 DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 15
@@ -131,6 +132,7 @@ def _started(resources: Resources, worker_bytes: int, scratch: Path) -> LocalClu
             preload=worker_setup.__name__,
             death_timeout=START_SECONDS,
             scheduler_kwargs={"dashboard": False},
+            gpus=visible_gpus(device_count()) if resources.device == "gpu" else (),
         )
     except (TimeoutError, AssertionError) as error:
         # The latter comes from Dask's nanny, which forgets its process when its time is over.

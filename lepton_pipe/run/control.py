@@ -262,7 +262,7 @@ class Control:
         return f"block {index} of {stage.name}, {stage.blocks.region(index)}"
 
     def _ended(self, address: str) -> str:
-        how = self._watch.workers.end_of(address)
+        how = self._suspects.why_left(address) or self._watch.workers.end_of(address)
         return f"{address} ({how})" if how else address
 
     def _blame(self, index: int, address: str) -> LeptonError:
@@ -275,6 +275,12 @@ class Control:
                 f"while worker {address} ran it{at}; {attempts} times, the last time alone. Look "
                 "at the kernel and the storage; if blocks may be at rest for so long, give a "
                 "longer --stall SECONDS"
+            )
+        if why := self._suspects.why_left(address):
+            return LostBlockError(
+                f"{self._block(index)} lost the device of {attempts} worker processes, the last "
+                f"time alone in {address}{at}: {why}. Look at the kernel, and at the card "
+                "(nvidia-smi, dmesg); --device cpu computes on the cores"
             )
         return LostBlockError(
             f"{self._block(index)} ended its worker process {attempts} times, the last time alone "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.cache import chunks
 from lepton_pipe.cache.records import Held
+from lepton_pipe.device.lanes import clear_lanes
 from lepton_pipe.errors import DamagedError, RunError, without_secrets
 from lepton_pipe.heap import give_back
 from lepton_pipe.ledger.keys import BlockKeys, InputStamps
@@ -23,6 +24,7 @@ from lepton_pipe.plan.holding import ns_again
 from lepton_pipe.plan.uses import uses_of
 from lepton_pipe.report.board import Board
 from lepton_pipe.report.casts import CastReport
+from lepton_pipe.report.device import DeviceReport
 from lepton_pipe.report.memory import PeakMemory
 from lepton_pipe.report.plan_text import count
 from lepton_pipe.report.progress import Watcher
@@ -208,6 +210,7 @@ def _executor(
             # This process goes on, and wants its memory back.
             chunks.clear()
             records.clear(_folder(staging))
+            clear_lanes()
         return
     # Dask is loaded by runs that use it alone: that takes as long as a small run.
     from lepton_pipe.run.dashboard import page_at
@@ -301,7 +304,10 @@ class _Run:
                 self.report.not_finite[write.array] = found
         seconds = time.perf_counter() - started
         self.board.end(stage.index)
-        self.report.stages.append(StageReport(stage.name, seconds, result.stats))
+        device = None
+        if self.plan.resources.device == "gpu" and result.stats.blocks:
+            device = DeviceReport.of(self.plan, stage, result.stats, seconds)
+        self.report.stages.append(StageReport(stage.name, seconds, result.stats, device))
 
     def _say(self, text: str) -> None:
         self.watcher.say(text)
@@ -370,6 +376,8 @@ class _Run:
             targets={(w.array, w.level): self._target(w.array, w.level) for w in stage.writes},
             values=shared,
             device=self.plan.resources.device,
+            lanes=stage.lanes,
+            device_bytes=self.plan.resources.device_memory,
             cache_bytes=stage.cache_bytes // self.plan.resources.processes,
             copies=self.copies,
             kept={k: _chunked(self._target(*k).source()) for k in stage.kept},

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import psutil
 
+from lepton_pipe.device.memory import free_bytes
+
 _CGROUP = Path("/sys/fs/cgroup")
 # Share of the free memory that a run takes when it is not told.
 MEMORY_SHARE = 0.6
+# The same of the memory of a GPU, which is seldom shared with others.
+DEVICE_SHARE = 0.8
 # Threads of one process share its decoded chunks; beyond this many they wait for each other.
 THREADS_PER_WORKER = 16
 
@@ -40,6 +44,14 @@ def free_memory() -> int:
 def default_memory() -> int:
     """Return the bytes a run takes when it is not told: a share of what is free."""
     return int(MEMORY_SHARE * free_memory())
+
+
+def default_device_memory() -> int:
+    """Return the bytes of each GPU that a run takes when it is not told: a share of what is free.
+
+    The rest is for contexts of processes that do not run yet, and what kernels take for themselves.
+    """
+    return int(DEVICE_SHARE * free_bytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
-from lepton_pipe.worker.running import Running, take_notes
+from lepton_pipe.worker.running import Running, take_notes, why_left
 
 # Workers that a block may take along before it has failed for good; the last one alone.
 ATTEMPTS = 3
@@ -66,6 +66,10 @@ class Suspects:
             found = [] if self._notes is None else take_notes(self._notes, address)
             self._gone[address] = {note.block: note for note in found}
         return self._gone[address]
+
+    def why_left(self, address: str) -> str:
+        """Return why a worker left by itself; empty where it did not."""
+        return "" if self._notes is None else why_left(self._notes, address)
 
     def arrived(self, address: str) -> None:
         """Forget what is known of a worker: another has come to its address."""

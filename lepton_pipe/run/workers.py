@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from lepton_pipe.run.mending import Mender
 
 # How long the scheduler may take to answer.
 ANSWER_SECONDS = 10.0
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Share of a core that a worker uses at the most while it only waits.
 _IDLE_PERCENT = 10.0
 # How long to wait to learn how a process ended: writing its core takes time.
@@ -23,9 +24,18 @@ _END_SECONDS = 5.0
 
 
 class WatchedNanny(Nanny):
-    """Starts a worker process and, when it ends, another; remembers how each has ended."""
+    """Starts a worker process and, when it ends, another; remembers how each has ended.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Parameters
+    ----------
+    gpus
+        CUDA's names of the GPUs that are there: each worker sees one of them, in turn.
+    """
+
+    def __init__(self, *args: Any, gpus: Sequence[str] = (), **kwargs: Any) -> None:
+        if gpus:
+            mine = {_VISIBLE: gpus[int(kwargs["name"]) % len(gpus)]}
+            kwargs["env"] = {**(kwargs.get("env") or {}), **mine}
         super().__init__(*args, **kwargs)
         self.ended: dict[str, int] = {}
 
@@ -35,6 +45,12 @@ class WatchedNanny(Nanny):
         address = getattr(self.process, "worker_address", None)
         self.ended[address or ""] = exitcode
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
+
+
+def visible_gpus(count: int) -> list[str]:
+    """Return CUDA's names of the GPUs that this process sees, `count` in number."""
+    named = [n.strip() for n in os.environ.get(_VISIBLE, "").split(",") if n.strip()]
+    return named[:count] or [str(i) for i in range(count)]
 
 
 class Workers:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lepton_pipe.errors import CastError, KernelError, LeptonError
+from lepton_pipe.device.faults import fault_of
+from lepton_pipe.errors import (
+    CastError,
+    DeviceLostError,
+    DeviceMemoryError,
+    KernelError,
+    LeptonError,
+)
 from lepton_pipe.spec.canonical import Step
 
 # Where a kernel's functions are called from.
@@ -20,7 +27,8 @@ def blamed(step: Step, what: str) -> Iterator[None]:
 
     The original exception does not travel along, since it might not survive being pickled; its
     type, text and traceback stand in the message. A kernel that leaves by ``sys.exit`` has failed
-    like any other.
+    like any other. What fails for want of device memory, or since the device is lost, is not the
+    kernel's doing: that is raised as what it means, see `lepton_pipe.device.faults`.
 
     Parameters
     ----------
@@ -29,10 +37,14 @@ def blamed(step: Step, what: str) -> Iterator[None]:
     """
     try:
         yield
+    except (DeviceMemoryError, DeviceLostError):
+        raise
     except LeptonError as error:
         kind = CastError if isinstance(error, CastError) else KernelError
         raise kind(f"{error}\n  in {step.id}, {what}\n  {step.where}") from None
     except (Exception, SystemExit) as error:  # noqa: BLE001  a kernel may raise anything
+        if (fault := fault_of(error)) is not None:
+            raise fault from None
         raise KernelError(
             f"{step.id} failed on {what}: {type(error).__name__}: {error}\n"
             f"  {step.where}\n{_own_frames(error)}"

@@ -75,6 +75,7 @@ class Kernel:
         dtype: rules.DTypeRule = "same",
         kind: ImageKind | Literal["same"] | Callable[..., ImageKind] | None = None,
         scratch: rules.NumberRule = UNDECLARED_SCRATCH,
+        device_scratch: rules.NumberRule | None = None,
         cost: rules.NumberRule = 5.0,
         check: Callable[..., None] | None = None,
         combine: Callable[..., Any] | None = None,
@@ -96,6 +97,7 @@ class Kernel:
         self.__wrapped__ = fn
         self.depth, self.dtype, self.kind = depth, dtype, kind
         self.scratch, self.cost, self.check = scratch, cost, check
+        self.device_scratch = device_scratch
         self.combine, self.finalize = combine, finalize
         self.returns, self.value = returns, value
         self.grid, self.needs, self.sweep = grid, needs, sweep
@@ -318,6 +320,7 @@ class Declared(TypedDict, total=False):
     dtype: rules.DTypeRule
     kind: ImageKind | Literal["same"] | Callable[..., ImageKind] | None
     scratch: rules.NumberRule
+    device_scratch: rules.NumberRule | None
     cost: rules.NumberRule
     check: Callable[..., None] | None
     combine: Callable[..., Any] | None
@@ -360,6 +363,9 @@ def kernel(
     scratch
         Bytes per voxel of the array handed in that the kernel needs for a moment, besides its
         arguments and its result. A number or a rule; by default three float64 copies.
+    device_scratch
+        The same of device memory, where the kernel runs on a GPU; by default `scratch`, or three
+        float64 copies if that is more.
     cost
         Nanoseconds per voxel on one core, for the planner's choices. A number or a rule.
     check

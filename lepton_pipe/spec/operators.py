@@ -26,7 +26,9 @@ class UfuncKernel(Kernel):
     def __init__(self, ufunc: np.ufunc) -> None:
         # NumPy converts dtypes in small buffers.
         absorb = _VOXELWISE.get(ufunc, ())
-        super().__init__(_as_function(ufunc), cost=1.0, scratch=0.5, absorb=absorb)
+        super().__init__(
+            _as_function(ufunc), cost=1.0, scratch=0.5, device_scratch=0.5, absorb=absorb
+        )
         self.fn = ufunc
         names = [f"x{i + 1}" for i in range(ufunc.nin)]
         positional = inspect.Parameter.POSITIONAL_OR_KEYWORD

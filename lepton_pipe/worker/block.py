@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import frozen, to_device, to_host
+from lepton_pipe.device import frozen, to_host
 from lepton_pipe.errors import LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.kernels.finite import count_not_finite
@@ -92,17 +92,23 @@ class Task:
             if read.step in regions:
                 self._read(read.step, regions[read.step])
                 self._write(read.step)
+        self._compute_all(steps, regions)
+
+    def _compute_all(self, steps: Sequence[str], regions: Mapping[str, Region]) -> None:
+        """Compute step after step from the images in `held`, and write what is to be written."""
         for group in self._groups(steps, regions):
-            self._run_group(group, regions)
-            for step_id in group.steps:
-                self._write(step_id)
-            done = self.position[group.steps[-1]]
-            for image in [i for i in self.held if self.last.get(i, -1) <= done]:
-                del self.held[image]
+            self._do_group(group, regions)
+
+    def _do_group(self, group: Group, regions: Mapping[str, Region]) -> None:
+        """Compute a group of steps, write what is to be written, free what nobody needs again."""
+        self._run_group(group, regions)
+        for step_id in group.steps:
+            self._write(step_id)
+        done = self.position[group.steps[-1]]
+        for image in [i for i in self.held if self.last.get(i, -1) <= done]:
+            del self.held[image]
 
     def _groups(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
-        if self.program.device == "gpu":
-            return [Group((step,)) for step in steps]
         return fused_groups(self.spec, self.stage, steps, regions)
 
     def _run_group(self, group: Group, regions: Mapping[str, Region]) -> None:
@@ -128,7 +134,7 @@ class Task:
             dtype = self.spec.image_type(made_as.id).dtype if group.rounding else None
             with self._spent(group.steps, place):
                 before = self._before(group, place.read, held)
-                args = self._arguments(step, input_regions(self.spec, step, region), held)
+                args = self.arguments(step, input_regions(self.spec, step, region), held)
                 with blamed(step, self.where):
                     tally = self._tally(made_as, place)
                     made = absorb(args, place, Around(before, dtype, tally))
@@ -155,7 +161,7 @@ class Task:
         for step in (self.spec[s] for s in group.before):
             absorb = step.kernel.absorbs(Voxelwise) if step.kernel else None
             assert absorb is not None
-            args = self._arguments(step, input_regions(self.spec, step, region), held)
+            args = self.arguments(step, input_regions(self.spec, step, region), held)
             held[step.id] = region, next(iter(args.values()))
             with blamed(step, self.where):
                 found += absorb(args, Place(region, region, self.spec.leading_grid(step)))
@@ -195,7 +201,7 @@ class Task:
             except LeptonError as error:
                 array = self._unread(image, region, error)
             stats.bytes_read += array.nbytes
-            self.held[image] = region, to_device(array, self.program.device)
+            self.held[image] = region, array
         for write in copies:
             self._watch(write, region, array)
 
@@ -266,7 +272,7 @@ class Task:
         regions: Mapping[str, Region],
         held: Mapping[str, tuple[Region, Any]],
     ) -> Any:
-        args = self._arguments(step, regions, held)
+        args = self.arguments(step, regions, held)
         with self._spent((step.id,), place), blamed(step, self.where):
             assert step.kernel is not None
             if step.id in self.owned:
@@ -294,9 +300,10 @@ class Task:
             name, seconds = measured_name(steps), time.thread_time() - started
             self.result.stats.spend(name, seconds, place.read.size)
 
-    def _arguments(
+    def arguments(
         self, step: Step, regions: Mapping[str, Region], held: Mapping[str, tuple[Region, Any]]
     ) -> dict[str, Any]:
+        """Return what a step's kernel is called with, given the images that are held."""
         return {n: self._argument(a, regions, held) for n, a in step.args.items()}
 
     def _argument(
@@ -318,8 +325,7 @@ class Task:
                 continue
             with self._timed("write_seconds", "write_core_seconds") as stats:
                 region = written_region(write, self.block)
-                covers, array = self.held[step_id]
-                block = to_host(array[region.inside(covers)])
+                block = self._voxels_of(write, region)
                 written = self.program.targets[write.array, write.level].write(region, block)
                 self._wrote(write, written)
                 stats.bytes_written += block.nbytes
@@ -327,6 +333,11 @@ class Task:
                 if kept is not None:
                     kept.keep(region, block)
             self._watch(write, region, block)
+
+    def _voxels_of(self, write: Write, region: Region) -> Any:
+        """Return the voxels of a result that are written, in host memory."""
+        covers, array = self.held[write.step]
+        return array[region.inside(covers)]
 
     def sweep(self) -> None:
         """Fold the slabs of the swept axis, one after the other, and write the result."""

@@ -85,6 +85,10 @@ class Program:
         Where each thread notes what it runs, for when its process is gone; None as above.
     held
         What is kept packed in this process for later stages; None where several compute blocks.
+    lanes
+        Blocks that lie on the GPU at once, where there is one.
+    device_bytes
+        Bytes of its memory that the process may take; 0 is no limit.
     """
 
     spec: Spec
@@ -102,6 +106,8 @@ class Program:
     bad: Mapping[str, Sequence[Region]] = field(default_factory=dict)
     notes: Path | None = None
     held: Held | None = None
+    lanes: int = 1
+    device_bytes: int = 0
 
 
 @dataclass
@@ -116,7 +122,9 @@ class Spent:
 class Stats:
     """What tasks measured: counts, bytes before compression, seconds summed over tasks.
 
-    Those called ``core`` do not count waiting, neither for a disk nor for a core.
+    Those called ``core`` do not count waiting, neither for a disk nor for a core. On a GPU,
+    ``wait_seconds`` are those for which tasks waited for a lane; ``copy_in_seconds``,
+    ``kernel_seconds`` and ``copy_out_seconds`` those that its streams took.
     """
 
     blocks: int = 0
@@ -127,6 +135,10 @@ class Stats:
     write_seconds: float = 0.0
     read_core_seconds: float = 0.0
     write_core_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    copy_in_seconds: float = 0.0
+    kernel_seconds: float = 0.0
+    copy_out_seconds: float = 0.0
     steps: dict[str, Spent] = field(default_factory=dict)
     tiers: dict[str, Tier] = field(default_factory=dict)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lepton_pipe.cache import chunks
-from lepton_pipe.errors import DamagedError, LeptonError
+from lepton_pipe.errors import DamagedError, DeviceMemoryError, LeptonError
 from lepton_pipe.ledger.journal import Receipt, append
 from lepton_pipe.ledger.packing import NotPlainError, pack
 from lepton_pipe.plan.regions import block_regions
 from lepton_pipe.store.held import shared as records
 from lepton_pipe.worker.block import Task
+from lepton_pipe.worker.on_device import task_on_device, without_room
 from lepton_pipe.worker.program import CONTENT_KEY, BlockResult, Program
 from lepton_pipe.worker.tolerant import TolerantTask
 
@@ -34,21 +35,22 @@ def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockRe
         When a kernel raised or broke its declaration; names kernel, block and the user's line.
     DamagedError, RunError
         When something cannot be read, or what was computed not be written.
+    DeviceMemoryError
+        When the GPU has no room for the block, not even for it alone.
+    DeviceLostError
+        When nothing can be computed on the GPU in this process any more.
     """
     chunks.resize(program.cache_bytes)
     chunks.retain(frozenset(k.uri for k in program.kept.values()))
     if program.held is not None:
         records.retain(program.held)
     values = {**program.values, **parts}
-    if program.on_error == "fail":
-        task = Task(program, index, values)
-    else:
-        task = TolerantTask(program, index, values)
     try:
-        if program.stage.sweep is not None:
-            task.sweep()
-        else:
-            task.run(program.stage.steps, block_regions(program.spec, program.stage, task.block))
+        task = _run_on_device(program, index, values) if program.device == "gpu" else None
+        if task is None:
+            kind = Task if program.on_error == "fail" else TolerantTask
+            task = kind(program, index, values)
+            _run(task)
     except LeptonError as error:
         # What a kernel raised may not survive being pickled; the message holds all of it.
         error.__context__ = None
@@ -56,6 +58,32 @@ def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockRe
             error.block = index
         raise
     return _ended(task, index, parts)
+
+
+def _run(task: Task) -> None:
+    stage = task.program.stage
+    if stage.sweep is not None:
+        task.sweep()
+    else:
+        task.run(stage.steps, block_regions(task.program.spec, stage, task.block))
+
+
+def _run_on_device(program: Program, index: int, values: Mapping[str, Any]) -> Task:
+    """Run a block on the GPU; if that has no room, once more by itself, in halves if it can be."""
+    tolerates = program.on_error != "fail"
+    task = task_on_device(program, index, values, tolerates=tolerates)
+    try:
+        _run(task)
+    except DeviceMemoryError:
+        # All that the first attempt holds on the device goes with it.
+        task = task_on_device(program, index, values, tolerates=tolerates, alone=True)
+    else:
+        return task
+    try:
+        _run(task)
+    except DeviceMemoryError as error:
+        raise DeviceMemoryError(without_room(task, error)) from None
+    return task
 
 
 def give_up(

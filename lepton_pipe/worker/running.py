@@ -14,11 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 # Number of the block, and its first and last step among those of the stage.
 _NOTE = struct.Struct("<qii")
 _NOTHING = _NOTE.pack(-1, -1, -1)
+# Exit status of a process that leaves by itself; why, it has noted.
+_LEFT = 86
 _own = threading.local()
 
 
@@ -86,6 +88,24 @@ def at_steps(first: int, last: int) -> None:
         slip.note(first, last)
 
 
+def leave(folder: Path, worker: str, why: str) -> NoReturn:
+    """End this process at once, whatever its other threads do, and note why.
+
+    For what only another process can set right: what it runs shall be run elsewhere.
+    """
+    with suppress(OSError):  # then it is only known that it has ended
+        _why_file(folder, worker).write_text(why)
+    os._exit(_LEFT)
+
+
+def why_left(folder: Path, worker: str) -> str:
+    """Return why a worker left by itself; empty where it did not."""
+    try:
+        return _why_file(folder, worker).read_text()
+    except OSError:
+        return ""
+
+
 def running(folder: Path, worker: str) -> list[Running]:
     """Return what the threads of a worker run, or ran when it ended; nothing if unknown."""
     found = (_read(file) for file in _slips(folder, worker))
@@ -121,6 +141,10 @@ def _slip(folder: Path, worker: str) -> _Slip | None:
             return None
         _own.kept = slip
     return slip
+
+
+def _why_file(folder: Path, worker: str) -> Path:
+    return folder / f"left_{_plain(worker)}"
 
 
 def _plain(worker: str) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import to_device
 from lepton_pipe.errors import KernelError, LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan.absorb import Group
@@ -139,7 +138,7 @@ class TolerantTask(Task):
 
     def _filled(self, step: Step, region: Region) -> Any:
         dtype = self.spec.image_type(step.id).dtype
-        return to_device(np.full(region.shape, fill_of(dtype), dtype), self.program.device)
+        return np.full(region.shape, fill_of(dtype), dtype)
 
     def _spread(self, step: Step, regions: Mapping[str, Region]) -> None:
         """Find out what of a result depends on bad voxels; with ``skip``, it is not kept."""

@@ -80,12 +80,21 @@ def picture(dtype: str = "uint16", seed: int = 1) -> np.ndarray:
 class Run:
     """Runs a plan's stages block after block, in memory; the least of what an executor does."""
 
-    def __init__(self, pipeline: Any, device: str, **images: np.ndarray) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        device: str,
+        memory: int = 2**32,
+        slots: int = 0,
+        **images: np.ndarray,
+    ) -> None:
         self.sources = {n: Source(a) for n, a in images.items()}
         types = {n: ImageType(Grid.of(a.shape), a.dtype) for n, a in images.items()}
         bound = pipeline.bind(types, {})
         inputs = {n: InputInfo(t, t.grid.shape, n) for n, t in types.items()}
-        resources = Resources(2**34, 1, 1, device=device, serial=True)
+        resources = Resources(
+            2**34, 0, max(1, slots), device, serial=not slots, device_memory=memory
+        )
         self.plan = make_plan(bound, inputs, resources, TILING)
         self.spec = self.plan.spec  # with the steps that make scale levels
         self.device = device
@@ -128,7 +137,17 @@ class Run:
         targets = {(w.array, w.level): self.arrays[w.array, w.level] for w in stage.writes}
         shared = {v: self.values[v] for v in stage.values}
         shared = {v: a for v, a in shared.items() if not isinstance(a, PerBlock)}
-        return Program(self.spec, stage, reads, targets, shared, self.device)
+        limit = self.plan.resources.device_memory
+        return Program(
+            self.spec,
+            stage,
+            reads,
+            targets,
+            shared,
+            self.device,
+            lanes=stage.lanes,
+            device_bytes=limit,
+        )
 
     def _finish(self, stage) -> None:
         fold = self.results[0]

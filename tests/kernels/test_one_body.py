@@ -48,7 +48,7 @@ FLOATS = ("float16", "float32", "float64")
 FEW = ("bool", "uint16", "float32")
 
 # They say in their docstrings that they copy a whole image to the host.
-MEASURED_ON_THE_HOST = {"label_join", "regionprops"}
+MEASURED_ON_THE_HOST = {"regionprops"}
 
 # Kernels of values: they never see an image.
 OF_VALUES = {

@@ -1,4 +1,4 @@
-"""The one door to CuPy: which module an array belongs to, and moving arrays across.
+"""Which module an array belongs to, which device is there, and moving arrays across.
 
 A kernel asks here for the module of its block and so has one body for NumPy and CuPy.
 """
@@ -21,6 +21,7 @@ DeviceChoice = Literal["auto", "cpu", "gpu"]
 
 
 _loading = threading.RLock()
+_TRACED = "lepton_pipe.device.traced"
 
 
 def load(name: str) -> ModuleType:
@@ -37,17 +38,30 @@ def load(name: str) -> ModuleType:
 
 
 def array_module(*arrays: Any) -> ModuleType:
-    """Return the module the arrays belong to: ``cupy`` if any is a CuPy array, else ``numpy``."""
+    """Return the module the arrays belong to: ``cupy`` if any is a CuPy array, else ``numpy``.
+
+    Of arrays that stand for those of a device while a kernel is noted down it is their own, see
+    `lepton_pipe.device.traced`.
+    """
+    found: ModuleType = np
     for array in arrays:
-        if type(array).__module__.partition(".")[0] == "cupy":
-            return importlib.import_module("cupy")
-    return np
+        module = type(array).__module__
+        if module == _TRACED:
+            return sys.modules[_TRACED]
+        if module.partition(".")[0] == "cupy":
+            found = importlib.import_module("cupy")
+    return found
 
 
 def ndimage(*arrays: Any) -> ModuleType:
     """Return ``scipy.ndimage``, or ``cupyx.scipy.ndimage`` if any of the arrays is CuPy's."""
     on_device = array_module(*arrays) is not np
     return load("cupyx.scipy.ndimage" if on_device else "scipy.ndimage")
+
+
+def tracing(array: Any) -> ModuleType | None:
+    """Return `lepton_pipe.device.traced` for an array that notes what is done to it; else None."""
+    return array_module(array) if type(array).__module__ == _TRACED else None
 
 
 def loops(name: str, *arrays: Any) -> ModuleType | None:

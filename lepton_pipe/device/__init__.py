@@ -1,0 +1,29 @@
+"""The one door to CuPy: whose an array is, moving arrays, memory, streams, faults."""
+
+from lepton_pipe.device.arrays import (
+    DeviceChoice,
+    array_module,
+    choose_device,
+    device_count,
+    frozen,
+    load,
+    loops,
+    ndimage,
+    to_device,
+    to_host,
+    tracing,
+)
+
+__all__ = [
+    "DeviceChoice",
+    "array_module",
+    "choose_device",
+    "device_count",
+    "frozen",
+    "load",
+    "loops",
+    "ndimage",
+    "to_device",
+    "to_host",
+    "tracing",
+]

@@ -1,0 +1,190 @@
+"""Figures of one GPU, in one short command on a machine that has one::
+
+    python -m tests.benchmarks.gpu [--gib 1.0] [--json FILE]
+
+*resident*: flat-field, gaussian (1, 2, 2) and threshold of a block that is on the device, beside
+the same in cupyx.scipy.ndimage, and beside the card's own bandwidth: a copy of the bytes that must
+be moved. *label*: label and region table of a volume, beside cupyx (and cuCIM where installed).
+*end to end*: the same pipeline from zarr to zarr on the GPU and on the cores, with the shares that
+each step took, and the GPU's time over that of its slowest step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lepton_pipe as lp
+from lepton_pipe.device import device_count
+from lepton_pipe.device.traced import as_input, computed
+from lepton_pipe.geometry import Grid
+from lepton_pipe.kernels import astype, flatfield, gaussian, label, regionprops
+from lepton_pipe.kernels.flatfield import divide_flat
+from lepton_pipe.spec import Place
+from tests.benchmarks.machine import facts, sentence
+
+SIGMA = (1.0, 2.0, 2.0)
+THRESHOLD = 1000.0
+REPEATS = 5
+
+
+def resident(cupy: Any, shape: tuple[int, ...]) -> dict[str, float]:
+    """Return milliseconds of the fused kernel, of cupyx's, and of a copy of the same bytes."""
+    from cupyx.scipy import ndimage
+
+    image = cupy.random.randint(0, 4000, shape, dtype=np.uint16)
+    flat = cupy.random.random(shape[-2:], dtype=np.float32) + 0.5
+    place, level = Place.whole(Grid.of(shape)), np.array([1.0])
+
+    def ours() -> Any:
+        noted = as_input(image), as_input(flat)
+        light = divide_flat.fn(*noted, 0.0, level=level, floor=0.1, place=place)
+        mask = gaussian.fn(light, SIGMA, truncate=4.0, place=place) > THRESHOLD
+        return computed({"mask": mask}, shape, cupy.empty)["mask"]
+
+    def theirs() -> Any:
+        light = image.astype(np.float32) / cupy.maximum(flat, 0.1)
+        return ndimage.gaussian_filter(light, SIGMA, truncate=4.0) > THRESHOLD
+
+    def copy() -> None:
+        target[...] = source
+
+    moved = image.nbytes + image.size  # uint16 in, a mask out
+    source, target = (cupy.zeros(moved // 2, np.uint8) for _ in range(2))
+    differ = float((ours() != theirs()).mean())
+    assert differ < 1e-3, f"{differ:.2%} of the mask differ"
+    found = {n: _milliseconds(cupy, f) for n, f in (("ours", ours), ("cupyx", theirs))}
+    found["copy"] = _milliseconds(cupy, copy)
+    found["times_cupyx"] = found["cupyx"] / found["ours"]
+    found["share_of_copy"] = found["copy"] / found["ours"]
+    return found
+
+
+def labelled(cupy: Any, shape: tuple[int, ...]) -> dict[str, float]:
+    """Return milliseconds of label and region table: cupyx's, cuCIM's, and our kernels'."""
+    from cupyx.scipy import ndimage
+
+    noise = cupy.random.random(shape, dtype=np.float32)
+    image = ndimage.gaussian_filter(noise, 2)
+    mask = image > float(cupy.percentile(image[: shape[0] // 4], 90))
+    del noise
+
+    def theirs() -> None:
+        labels, count = ndimage.label(mask)
+        index = cupy.arange(1, count + 1)
+        cupy.bincount(labels.ravel())
+        ndimage.mean(image, labels, index)
+
+    def ours() -> None:
+        regionprops(label(mask), image)
+
+    found = {"cupyx": _milliseconds(cupy, theirs, 2), "ours": _milliseconds(cupy, ours, 1)}
+    try:
+        from cucim.skimage import measure
+    except ImportError:
+        return found
+
+    def cucim() -> None:
+        properties = ("label", "area", "centroid", "mean_intensity")
+        measure.regionprops_table(measure.label(mask), image, properties=properties)
+
+    return {**found, "cucim": _milliseconds(cupy, cucim, 2)}
+
+
+@lp.pipeline
+def corrected(raw: lp.Image, flat: lp.Image) -> dict[str, lp.Node]:
+    """Correct, smooth, and threshold; write both."""
+    smooth = gaussian(flatfield(raw, flat), sigma=SIGMA)
+    return {"smooth": astype(smooth, "uint16", cast="clip"), "mask": smooth > THRESHOLD}
+
+
+def end_to_end(shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
+    """Return seconds and shares of a run on the GPU, and seconds of one on the cores."""
+    import zarr
+
+    image = zarr.create_array(
+        str(folder / "raw.zarr"), shape=shape, chunks=(64, 256, 256), dtype="uint16"
+    )
+    for z in range(0, shape[0], 64):
+        rng = np.random.default_rng(z)
+        part = rng.integers(0, 400, (min(64, shape[0] - z), *shape[1:]), dtype=np.uint16)
+        image[z : z + 64] = part
+    flat = np.random.default_rng(0).random((1, *shape[1:]), dtype=np.float32) + 0.5
+    found: dict[str, Any] = {}
+    for device in ("gpu", "cpu"):
+        for attempt in ("first", "second"):  # the first compiles
+            out = folder / f"{device}-{attempt}.zarr"
+            plan = corrected.plan(
+                raw=folder / "raw.zarr", flat=flat, out=out, device=device, levels=1, workers=None
+            )
+            report = plan.run()
+        stages = [s.to_json() for s in report.stages]
+        found[device] = {"seconds": report.seconds, "stages": stages}
+    shares = [s["device"] for s in found["gpu"]["stages"] if "device" in s]
+    steps = ("reading", "copying_in", "kernels", "copying_out", "writing")
+    slowest = max((s[step] for s in shares for step in steps), default=0.0)
+    found["times_slowest_step"] = 1 / slowest if slowest else None
+    found["times_cores"] = found["cpu"]["seconds"] / found["gpu"]["seconds"]
+    return found
+
+
+def _milliseconds(cupy: Any, work: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """Return the median time of some work on the device; it was done once before."""
+    work()
+    times = []
+    for _ in range(repeats):
+        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(cupy.cuda.get_elapsed_time(begin, end))
+    return float(np.median(times))
+
+
+def main(words: list[str] | None = None) -> int:
+    """Measure, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--gib", type=float, default=1.0, help="size of the uint16 image")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    asked = parser.parse_args(words)
+    if device_count() == 0:
+        print("no CUDA device can be used from here", file=sys.stderr)
+        return 4
+    import cupy
+
+    planes = max(16, round(asked.gib * 2**30 / 2 / 1024**2))
+    shape, started = (planes, 1024, 1024), time.perf_counter()
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    found: dict[str, Any] = {"gpu": name, "shape": shape, "machine": facts()}
+    print(f"{name}, cupy {cupy.__version__}, {sentence(found['machine'])}")
+    print(f"image {shape} uint16")
+    with tempfile.TemporaryDirectory() as folder:
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "resident, ms": lambda: resident(cupy, shape),
+            "label, ms": lambda: labelled(cupy, shape),
+            "end to end": lambda: end_to_end(shape, Path(folder)),
+        }
+        for what, measure in measures.items():
+            try:
+                found[what] = measure()
+            except Exception as error:  # noqa: BLE001  the other figures are still wanted
+                found[what] = {"failed": f"{type(error).__name__}: {error}"}
+            cupy.get_default_memory_pool().free_all_blocks()
+            print(f"{what}: {json.dumps(found[what], default=str)}", flush=True)
+            if asked.json is not None:
+                asked.json.write_text(json.dumps(found, indent=1, default=str))
+    print(f"{time.perf_counter() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

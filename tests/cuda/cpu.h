@@ -1,0 +1,87 @@
+// Enough of CUDA to run a kernel on a CPU, block after block. The threads of a block are fibres that
+// give way to each other where the kernel says __syncthreads(): all come to it before any goes on.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+using namespace std;
+
+struct Three { unsigned int x, y, z; };
+static Three threadIdx, blockIdx, blockDim, gridDim;
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static
+#define __forceinline__ inline
+#define __align__(n) alignas(n)
+#define __launch_bounds__(...)
+
+static ucontext_t scheduler;
+static vector<ucontext_t> fibres;
+static vector<Three> places;
+static size_t running;
+static bool ended;
+
+static void __syncthreads() { swapcontext(&fibres[running], &scheduler); }
+template <class T> static T __ldg(const T* p) { return *p; }
+template <class T> static T atomicAdd(T* p, T v) { T old = *p; *p += v; return old; }
+
+
+
+template <class... A, size_t... I>
+static void called(void (*f)(A...), void** args, index_sequence<I...>) {
+    f(*(typename remove_reference<A>::type*)args[I]...);
+}
+
+template <class... A> static index_sequence_for<A...> arity(void (*)(A...)) { return {}; }
+
+static void (*body)(void**);
+static void** arguments;
+static void fibre() { body(arguments); ended = true; swapcontext(&fibres[running], &scheduler); }
+
+// Run a grid; with `waits`, each thread has a stack of its own.
+static void launch(void (*f)(void**), const unsigned int* grid, const unsigned int* block,
+                   void** args, bool waits) {
+    body = f; arguments = args;
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    const size_t n = (size_t)block[0] * block[1] * block[2], room = 1 << 16;
+    places.resize(n);
+    for (size_t t = 0; t < n; t++)
+        places[t] = {(unsigned)(t % block[0]), (unsigned)(t / block[0] % block[1]),
+                     (unsigned)(t / block[0] / block[1])};
+    vector<char> stacks(waits ? n * room : 0);
+    for (unsigned z = 0; z < grid[2]; z++)
+    for (unsigned y = 0; y < grid[1]; y++)
+    for (unsigned x = 0; x < grid[0]; x++) {
+        blockIdx = {x, y, z};
+        if (!waits) {
+            for (size_t t = 0; t < n; t++) { threadIdx = places[t]; f(args); }
+            continue;
+        }
+        fibres.assign(n, ucontext_t());
+        vector<size_t> alive(n);
+        for (size_t t = 0; t < n; t++) {
+            getcontext(&fibres[t]);
+            fibres[t].uc_stack.ss_sp = &stacks[t * room];
+            fibres[t].uc_stack.ss_size = room;
+            fibres[t].uc_link = nullptr;
+            makecontext(&fibres[t], fibre, 0);
+            alive[t] = t;
+        }
+        while (!alive.empty()) {
+            vector<size_t> left;
+            for (size_t t : alive) {
+                running = t; ended = false; threadIdx = places[t];
+                swapcontext(&scheduler, &fibres[t]);
+                if (!ended) left.push_back(t);
+            }
+            alive.swap(left);
+        }
+    }
+}

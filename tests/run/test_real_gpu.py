@@ -1,0 +1,60 @@
+"""What only a real GPU can tell: CuPy's own code, a GPU's roundings, copies that overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_pipe.device import device_count, to_device, to_host
+from lepton_pipe.device.lanes import Lane
+from tests.kernels import test_one_body as one_body
+from tests.kernels.blockwise import assert_same
+from tests.kernels.test_blocks_on_device import Run, background, objects, picture
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(device_count() == 0, reason="no CUDA device, or no CuPy"),
+]
+
+
+@pytest.mark.parametrize(("kernel", "params", "dtype"), one_body.expand(one_body.MAPS))
+def test_a_map_is_the_same_on_a_gpu(kernel, params, dtype):
+    image = one_body.picture(one_body.GRID.shape, dtype)
+    place = one_body.place_of(kernel, params, image)
+    got, expected = one_body.both(kernel, params, image, place)
+    assert_same(to_host(got), expected, ulps=64)
+
+
+@pytest.mark.parametrize(("kernel", "params", "dtype"), one_body.expand(one_body.REDUCTIONS))
+def test_a_partial_is_the_same_on_a_gpu(kernel, params, dtype):
+    image = one_body.picture(one_body.GRID.shape, dtype)
+    place = one_body.place_of(kernel, params, image)
+    one_body.assert_equal(*one_body.both(kernel, params, image, place))
+
+
+@pytest.mark.parametrize("pipeline", [objects, background], ids=lambda p: p.name)
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_a_pipeline_gives_the_same_on_a_gpu(pipeline, dtype):
+    image = picture(dtype)
+    made, expected = (Run(pipeline, d, raw=image).all() for d in ("gpu", "cpu"))
+    for name, want in expected.items():
+        if isinstance(want, dict):
+            for column in want:
+                np.testing.assert_allclose(made[name][column], want[column], rtol=1e-5)
+        elif name in ("mask", "objects"):
+            np.testing.assert_array_equal(made[name], want)
+        else:
+            np.testing.assert_allclose(made[name], want, rtol=1e-5)
+
+
+def test_an_image_comes_back_from_a_gpu_as_it_went():
+    image = np.random.default_rng(1).integers(0, 2**16, (40, 600, 700)).astype(np.uint16)
+    lane = Lane()
+    with lane.entered():
+        there = lane.take_in(image)
+        back = lane.bring_back(there)
+        part = lane.bring_back(there[3:, ::2, 5:90])
+    np.testing.assert_array_equal(back, image)
+    np.testing.assert_array_equal(part, image[3:, ::2, 5:90])
+    assert lane.spans().copy_in > 0
+    np.testing.assert_array_equal(to_host(to_device(image, "gpu")), image)
