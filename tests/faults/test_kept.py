@@ -150,7 +150,7 @@ def tight(store, held):
     retain(store, replace(held, budget=min(held.budget, budget)))
 records.RecordStore.retain = tight
 plan, report, started, _ = test_kept.run(
-    Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), threads=2, keep="memory")
+    Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), serial=True, keep="memory")
 packed, disk = report.tiers["packed"], report.tiers.get("disk", counts.Tier())
 print(json.dumps([packed.dropped, packed.spills, disk.put, disk.nbytes, len(started)]))
 """
