@@ -122,8 +122,8 @@ def _told(decision: Decision, array: StoredArray, seconds: float, *, alone: bool
         return decision
     takes = f"takes {'under a second' if seconds < 1 else f'about {seconds:.0f} s'}"
     why = (
-        f"{decision.reason}; {_mib(array.nbytes)} MiB, some {_mib(_packed_bytes(array))} when "
-        "packed; "
+        f"{decision.reason}; {_size(array.nbytes)}, some {_size(_packed_bytes(array))} "
+        "when packed; "
     )
     if alone:
         why += f"making it again after a kill {takes}"
@@ -133,5 +133,5 @@ def _told(decision: Decision, array: StoredArray, seconds: float, *, alone: bool
     )
 
 
-def _mib(n: int) -> int:
-    return -(-n // 2**20)
+def _size(n: int) -> str:
+    return f"{n / 2**20:.0f} MiB" if n >= 10 * 2**20 else f"{n / 2**10:.0f} KiB"
