@@ -27,7 +27,8 @@ DURABLE_SECONDS = 30.0
 
 # How much smaller packing makes what a pipeline leaves between stages; see
 # tests/benchmarks/results/tiers.md. With less, what memory has no room for goes to the disk.
-_SHRINKS = {"labels": 20.0, "mask": 12.0, "image": 1.25}
+_SHRINKS = {"labels": 40.0, "mask": 16.0, "image": 1.25}
+_BETTER = 4
 # Room for arrays up to this size does not count on packing: of little, some packs badly.
 _SMALL_BYTES = 32 * 2**20
 # Nanoseconds for each packed byte that need not be written to a file and read back.
@@ -70,13 +71,17 @@ class Holding:
     def _room(self, stages: Sequence[Stage], span: range, array: StoredArray) -> int | None:
         """Return the bytes to set aside for an array; None where it is better on disk.
 
-        That is more than it will probably take, if there is as much that nothing else has use for.
+        That is more than it will probably take, if there is as much that nothing else has use for;
+        or what decoded chunks leave, if that is not far less: much packs better than is thought.
         """
         most, need = min(self.fitter.room(stages[i]) for i in span), _packed_bytes(array)
+        beside = min(self.fitter.room(stages[i]) - stages[i].cache_bytes for i in span)
         ample = max(need, min(array.nbytes, _SMALL_BYTES))
         for wanted in (2 * ample, ample, need):
             if wanted <= most and not self._costs_more(stages, span, wanted):
                 return wanted
+        if beside >= need // _BETTER:
+            return beside
         return min(need, most) if self.keep == "memory" else None
 
     def _costs_more(self, stages: Sequence[Stage], span: range, held: int) -> bool:
