@@ -64,7 +64,7 @@ class Holding:
             alone = self.keep == "memory" or seconds < DURABLE_SECONDS
             arrays[array.name] = replace(array, place="memory" if alone else "both")
             for i in span:
-                found[i] = self.fitter.with_held(found[i], found[i].held_bytes + room)
+                found[i] = self._with_held(found[i], found[i].held_bytes + room)
             told = [_told(d, array, seconds, alone=alone) for d in told]
         return found, arrays, told
 
@@ -74,8 +74,8 @@ class Holding:
         That is more than it will probably take, if there is as much that nothing else has use for;
         or what decoded chunks leave, if that is not far less: much packs better than is thought.
         """
-        most, need = min(self.fitter.room(stages[i]) for i in span), _packed_bytes(array)
-        beside = min(self.fitter.room(stages[i]) - stages[i].cache_bytes for i in span)
+        most, need = min(self._left(stages[i]) for i in span), _packed_bytes(array)
+        beside = min(self._left(stages[i]) - stages[i].cache_bytes for i in span)
         ample = max(need, min(array.nbytes, _SMALL_BYTES))
         for wanted in (2 * ample, ample, need):
             if wanted <= most and not self._costs_more(stages, span, wanted):
@@ -84,11 +84,19 @@ class Holding:
             return beside
         return min(need, most) if self.keep == "memory" else None
 
+    def _left(self, stage: Stage) -> int:
+        """Return the bytes that blocks leave, and what is held beside them; decoded chunks go."""
+        taken = stage.slots * stage.estimate.task_bytes + stage.held_bytes
+        return self.fitter.budget - taken
+
+    def _with_held(self, stage: Stage, held: int) -> Stage:
+        return self.fitter.finish(replace(stage, held_bytes=held), stage.slots)
+
     def _costs_more(self, stages: Sequence[Stage], span: range, held: int) -> bool:
         """Tell whether chunks are decoded again for want of what is kept, at more than it saves."""
         more = 0.0
         for stage in (stages[i] for i in span):
-            fitted = self.fitter.with_held(stage, stage.held_bytes + held)
+            fitted = self._with_held(stage, stage.held_bytes + held)
             more += fitted.estimate.core_seconds - stage.estimate.core_seconds
         return more > held * _FILE_NS / 1e9
 
