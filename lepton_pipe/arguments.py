@@ -298,9 +298,8 @@ def _add_run(parser: Parser) -> None:
         "--keep",
         choices=KEEP,
         default="auto",
-        help="where what later stages need again is kept while the run lasts: memory (packed; the "
-        "rest on disk), disk, or auto: memory where there is room, and disk too if it takes long "
-        "to make",
+        help="where what later stages need again is kept meanwhile (default: auto: in memory where "
+        "there is room, and on disk too if it takes long to make)",
     )
     add(
         "--on-error",

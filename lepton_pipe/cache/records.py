@@ -91,6 +91,7 @@ class _Record:
         "seen",
         "serial",
         "size",
+        "stored",
     )
 
     def __init__(
@@ -100,7 +101,7 @@ class _Record:
         self.pieces: Pieces | None = pieces
         self.size = sum(map(len, pieces)) + OVERHEAD_BYTES
         self.serial = self.seen = serial
-        self.on_disk = self.moving = self.counted = False
+        self.on_disk = self.stored = self.moving = self.counted = False
 
 
 class RecordStore:
@@ -151,6 +152,7 @@ class RecordStore:
 
     def ended(self, stage: int, block: int) -> None:
         """Note that a block has ended, and free what no block reads that is still to come."""
+        over = []
         with self._lock:
             if stage != self._held.stage:
                 return
@@ -160,6 +162,9 @@ class RecordStore:
                 record = self._records.get(file)
                 if record is not None:
                     self._free(record)
+                    over += [file] if record.on_disk and not record.stored else []
+        for file in over:
+            self._files.remove(file)
 
     def clear(self, run: str = "") -> None:
         """Drop what a run has kept; return when nothing of it is being written."""
@@ -192,7 +197,7 @@ class RecordStore:
             if (old := self._records.get(file)) is not None:
                 self._forget(old)
             record = _Record(file, group, place, pieces, next(self._serials))
-            record.on_disk = on_disk
+            record.on_disk = record.stored = on_disk
             self._records[file] = record
         if not on_disk:
             self._files.remove(file)  # of a run before, perhaps with other parameters
@@ -202,6 +207,8 @@ class RecordStore:
             self._spill_ahead()
         else:
             self._move(record, must=True)
+            with self._lock:
+                self._enlist(record)
 
     def get(self, file: str) -> bytes | None:
         """Return a record that is in memory; None for one that is not."""
@@ -241,6 +248,24 @@ class RecordStore:
     def take(self) -> dict[str, Tier]:
         """Return what memory and disk have done since the last time."""
         return {"packed": self._memory.take(), "disk": self._disk.take()}
+
+    def reserve(self, nbytes: int) -> bool:
+        """Take bytes of the budget for something else, for which records make room; or refuse."""
+        while True:
+            with self._lock:
+                if self._bytes + nbytes <= self._held.budget:
+                    self._bytes += nbytes
+                    return True
+                enough = nbytes <= self._held.budget
+                victim = self._pop_farthest() if enough else None
+            if victim is None:
+                return False
+            self._move(victim, must=True)
+
+    def release(self, nbytes: int) -> None:
+        """Give back what was reserved."""
+        with self._lock:
+            self._bytes -= nbytes
 
     @property
     def held_bytes(self) -> int:
@@ -349,10 +374,9 @@ class RecordStore:
 
     def _enlist(self, record: _Record) -> None:
         """Put a record among those that can be spilled, and freed after their last use."""
-        if record.pieces is None:
-            return
-        rank = _reversed(self._rank(record))
-        heapq.heappush(self._farthest, (rank, record.serial, record.file))
+        if record.pieces is not None:
+            rank = _reversed(self._rank(record))
+            heapq.heappush(self._farthest, (rank, record.serial, record.file))
         uses = self._held.uses.get(record.group, ())
         if len(uses) == 1 and uses[0].stage == self._held.stage:
             heapq.heappush(self._dying, (uses[0].span(record.place)[1], record.file))
@@ -364,11 +388,10 @@ class RecordStore:
 
     def _next(self, record: _Record) -> When:
         for use in self._held.uses.get(record.group, ()):
-            first, last = use.span(record.place)
-            if use.stage > self._held.stage:
-                return use.stage, first
-            if self._ended.length <= last:
-                return use.stage, max(first, self._ended.length)
+            now = self._ended.length if use.stage == self._held.stage else 0
+            block = use.next(record.place, now)
+            if block is not None:
+                return use.stage, block
         return _NEVER
 
 

@@ -43,12 +43,38 @@ class Use:
 
     def span(self, chunk: Sequence[int]) -> tuple[int, int]:
         """Return the numbers of the first and the last block, in their order, that read a chunk."""
-        ends = [(0, n - 1) for n in self.blocks.counts]
-        for i, use in enumerate(self.axes):
-            if use is not None:
-                ends[i] = use.first[chunk[use.axis]], use.last[chunk[use.axis]]
-        index = self.blocks.index
+        ends, index = self._ends(chunk), self.blocks.index
         return index(tuple(a for a, _ in ends)), index(tuple(b for _, b in ends))
+
+    def next(self, chunk: Sequence[int], block: int) -> int | None:
+        """Return the number of the first block from `block` on that reads a chunk; None if none."""
+        ends = self._ends(chunk)
+        if block >= len(self.blocks):
+            return None
+        place = self.blocks.position(block)
+        order = self.blocks.order or tuple(range(len(place)))
+        found = list(place)
+        # As with numbers: what is larger has the same digits up to one that is larger itself.
+        for same in reversed(range(len(order) + 1)):
+            if any(not ends[i][0] <= place[i] <= ends[i][1] for i in order[:same]):
+                continue
+            for i in order[same:]:
+                found[i] = ends[i][0]
+            if same < len(order):
+                turn = order[same]
+                found[turn] = max(place[turn] + 1, ends[turn][0])
+                if found[turn] > ends[turn][1]:
+                    continue
+            return self.blocks.index(tuple(found))
+        return None
+
+    def _ends(self, chunk: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the first and last place along each axis of the stage that read a chunk."""
+        whole = [(0, n - 1) for n in self.blocks.counts]
+        return [
+            (use.first[chunk[use.axis]], use.last[chunk[use.axis]]) if use else ends
+            for use, ends in zip(self.axes, whole, strict=True)
+        ]
 
 
 class Prefix:

@@ -89,7 +89,7 @@ class Fitter:
         best = considered[0]
         stage = self._with_block(stage, best.block)
         stage = self._with_scale_levels(stage, best.at_once)
-        return replace(self._finish(stage, best.at_once), considered=tuple(considered[:CONSIDERED]))
+        return replace(self.finish(stage, best.at_once), considered=tuple(considered[:CONSIDERED]))
 
     def _shapes(self, stages: Sequence[Stage]) -> list[Shape]:
         """Return the block shapes that fit, the one to take first."""
@@ -243,18 +243,8 @@ class Fitter:
         on_device = bool(self.devices)
         return task_bytes(self.spec, stage, self.arrays, self.inputs, on_device=on_device)
 
-    def room(self, stage: Stage) -> int:
-        """Return the bytes that the blocks of a fitted stage leave, and what is held beside them.
-
-        Decoded chunks have to make room.
-        """
-        return self.budget - stage.slots * stage.estimate.task_bytes - stage.held_bytes
-
-    def with_held(self, stage: Stage, held: int) -> Stage:
-        """Return a fitted stage that leaves room for some bytes, with fewer decoded chunks."""
-        return self._finish(replace(stage, held_bytes=held), stage.slots)
-
-    def _finish(self, stage: Stage, at_once: int) -> Stage:
+    def finish(self, stage: Stage, at_once: int) -> Stage:
+        """Return a stage with what its blocks take, and leave for decoded chunks."""
         task = self._task_bytes(stage)
         slots = min(at_once, max(1, self.budget // max(1, task)))
         left = self.budget - slots * task - stage.held_bytes

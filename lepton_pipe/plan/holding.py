@@ -27,7 +27,8 @@ DURABLE_SECONDS = 30.0
 
 # How much smaller packing makes what a pipeline leaves between stages; see
 # tests/benchmarks/results/tiers.md. With less, what memory has no room for goes to the disk.
-_SHRINKS = {"labels": 20.0, "mask": 12.0, "image": 1.25}
+_SHRINKS = {"labels": 40.0, "mask": 16.0, "image": 1.25}
+_BETTER = 4
 # Room for arrays up to this size does not count on packing: of little, some packs badly.
 _SMALL_BYTES = 32 * 2**20
 # Nanoseconds for each packed byte that need not be written to a file and read back.
@@ -63,27 +64,39 @@ class Holding:
             alone = self.keep == "memory" or seconds < DURABLE_SECONDS
             arrays[array.name] = replace(array, place="memory" if alone else "both")
             for i in span:
-                found[i] = self.fitter.with_held(found[i], found[i].held_bytes + room)
+                found[i] = self._with_held(found[i], found[i].held_bytes + room)
             told = [_told(d, array, seconds, alone=alone) for d in told]
         return found, arrays, told
 
     def _room(self, stages: Sequence[Stage], span: range, array: StoredArray) -> int | None:
         """Return the bytes to set aside for an array; None where it is better on disk.
 
-        That is more than it will probably take, if there is as much that nothing else has use for.
+        That is more than it will probably take, if there is as much that nothing else has use for;
+        or what decoded chunks leave, if that is not far less: much packs better than is thought.
         """
-        most, need = min(self.fitter.room(stages[i]) for i in span), _packed_bytes(array)
+        most, need = min(self._left(stages[i]) for i in span), _packed_bytes(array)
+        beside = min(self._left(stages[i]) - stages[i].cache_bytes for i in span)
         ample = max(need, min(array.nbytes, _SMALL_BYTES))
         for wanted in (2 * ample, ample, need):
             if wanted <= most and not self._costs_more(stages, span, wanted):
                 return wanted
+        if beside >= need // _BETTER:
+            return beside
         return min(need, most) if self.keep == "memory" else None
+
+    def _left(self, stage: Stage) -> int:
+        """Return the bytes that blocks leave, and what is held beside them; decoded chunks go."""
+        taken = stage.slots * stage.estimate.task_bytes + stage.held_bytes
+        return self.fitter.budget - taken
+
+    def _with_held(self, stage: Stage, held: int) -> Stage:
+        return self.fitter.finish(replace(stage, held_bytes=held), stage.slots)
 
     def _costs_more(self, stages: Sequence[Stage], span: range, held: int) -> bool:
         """Tell whether chunks are decoded again for want of what is kept, at more than it saves."""
         more = 0.0
         for stage in (stages[i] for i in span):
-            fitted = self.fitter.with_held(stage, stage.held_bytes + held)
+            fitted = self._with_held(stage, stage.held_bytes + held)
             more += fitted.estimate.core_seconds - stage.estimate.core_seconds
         return more > held * _FILE_NS / 1e9
 
@@ -122,8 +135,8 @@ def _told(decision: Decision, array: StoredArray, seconds: float, *, alone: bool
         return decision
     takes = f"takes {'under a second' if seconds < 1 else f'about {seconds:.0f} s'}"
     why = (
-        f"{decision.reason}; {_mib(array.nbytes)} MiB, some {_mib(_packed_bytes(array))} when "
-        "packed; "
+        f"{decision.reason}; {_size(array.nbytes)}, some {_size(_packed_bytes(array))} "
+        "when packed; "
     )
     if alone:
         why += f"making it again after a kill {takes}"
@@ -133,5 +146,5 @@ def _told(decision: Decision, array: StoredArray, seconds: float, *, alone: bool
     )
 
 
-def _mib(n: int) -> int:
-    return -(-n // 2**20)
+def _size(n: int) -> str:
+    return f"{n / 2**20:.0f} MiB" if n >= 10 * 2**20 else f"{n / 2**10:.0f} KiB"

@@ -22,12 +22,15 @@ from lepton_pipe.run import worker_setup
 from lepton_pipe.run.dashboard import State, serve
 from lepton_pipe.run.interrupts import signals_held
 from lepton_pipe.run.machine import MEMORY_SHARE, Size, default_memory
+from lepton_pipe.run.tiered import TieredData
 from lepton_pipe.run.workers import WatchedNanny, kill_process, visible_gpus
 
 DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 15
 # How long the workers of a local cluster may take to start; a few seconds on an idle machine.
 START_SECONDS = 120
+# One in so many bytes of a worker is for the results of its tasks, until they are folded.
+DATA_SHARE = 16
 
 # One thread for each library: blocks are the parallelism.
 _ENVIRONMENT = {
@@ -58,8 +61,9 @@ _SETTINGS = {
     "distributed.worker.profile.interval": "100ms",
     "distributed.comm.retry.count": 3,
     "distributed.admin.tick.limit": "20s",
-    # Block tasks return small partials: what is in a worker's memory cannot be spilled to any
-    # use, and pausing would only hide that a plan was wrong.
+    # Block tasks return small partials: beyond the share that `TieredData` has for them, what is in
+    # a worker's memory cannot be spilled to any use, and pausing would only hide that a plan was
+    # wrong.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -127,6 +131,7 @@ def _started(resources: Resources, worker_bytes: int, scratch: Path) -> LocalClu
             host="127.0.0.1",
             dashboard_address=f"127.0.0.1:{DASHBOARD_PORT}",
             memory_limit=worker_bytes,
+            data=(TieredData, {"target": worker_bytes // DATA_SHARE}),
             local_directory=str(scratch),
             silence_logs=logging.CRITICAL,
             preload=worker_setup.__name__,

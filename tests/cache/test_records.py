@@ -117,6 +117,17 @@ def test_what_no_block_reads_any_more_is_freed():
     assert store._files.files == {}
 
 
+def test_the_file_of_what_no_block_reads_any_more_goes_unless_it_was_wanted():
+    store = RecordStore(Disk())
+    store.retain(held(0, in_turn(3), stage=1))
+    put(store, 0)
+    put(store, 1, on_disk=True)
+    store._files.files[f"{GROUP}/1"] = b"stored"
+    store.ended(1, 0)
+    store.ended(1, 1)
+    assert list(store._files.files) == [f"{GROUP}/1"]
+
+
 def test_records_of_another_run_are_left_alone():
     store = RecordStore(Disk())
     store.retain(held(10_000, in_turn(3)))
@@ -232,7 +243,7 @@ def test_a_prefix_grows_as_far_as_there_is_no_gap(order):
         assert prefix.length == next(n for n in range(13) if n not in ended)
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), ()])
 def test_the_first_and_last_block_that_read_a_chunk_in_their_order(order):
     # Four blocks of which each looks one chunk further, to both sides.
     first, last = (0, 0, 1, 2), (1, 2, 3, 3)
@@ -243,3 +254,6 @@ def test_the_first_and_last_block_that_read_a_chunk_in_their_order(order):
             blocks.index((y, x)) for y in range(first[chunk], last[chunk] + 1) for x in (0, 1)
         ]
         assert use.span((7, chunk)) == (min(numbers), max(numbers))
+        for now in range(len(blocks) + 1):
+            later = [n for n in numbers if n >= now]
+            assert use.next((7, chunk), now) == (min(later) if later else None)

@@ -22,6 +22,8 @@ from tests.run.five import fingerprints
 MIB = 2**20
 FLIPS = 300
 KERNELS = ("first", "second")
+READ_BY_ONE = 18
+"""Blocks of the first kernel that a block of the second reads."""
 
 
 def note(folder, what, place):
@@ -101,11 +103,14 @@ def counted(started):
 def assert_only_what_was_lost(plan, started):
     """Assert that each block was run again once that had made what was lost and still needed.
 
-    That is not needed of all: a block that had read it was running.
+    That is not needed of all: a block that had read it was running. With several threads one may
+    end unseen while others are being helped, and what it had needed is made for nothing.
     """
     firsts, seconds = counted(started)
-    assert 1.8 * blocks(plan)[0] < firsts <= 2 * blocks(plan)[0]
-    assert max(started.count(line) for line in started if line.startswith("first")) == 2
+    times = [started.count(line) for line in set(started) if line.startswith("first")]
+    assert 1.8 * blocks(plan)[0] < firsts
+    assert sum(n > 2 for n in times) <= (0 if plan.resources.serial else 2 * READ_BY_ONE)
+    assert max(times) <= 3
     assert seconds - blocks(plan)[1] <= 8  # those that were given up meanwhile
 
 
@@ -150,7 +155,7 @@ def tight(store, held):
     retain(store, replace(held, budget=min(held.budget, budget)))
 records.RecordStore.retain = tight
 plan, report, started, _ = test_kept.run(
-    Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), threads=2, keep="memory")
+    Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), serial=True, keep="memory")
 packed, disk = report.tiers["packed"], report.tiers.get("disk", counts.Tier())
 print(json.dumps([packed.dropped, packed.spills, disk.put, disk.nbytes, len(started)]))
 """

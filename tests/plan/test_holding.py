@@ -66,7 +66,8 @@ def test_labels_for_a_later_stage_stay_in_memory_and_the_plan_says_why():
     assert choices(plan)["label_apply"] == "keep"
     (reason,) = (d.reason for d in plan.decisions if d.step == "label_apply")
     assert "must be final first" in reason
-    assert "128 MiB, some 7 when" in reason
+    assert "128 MiB, some 3" in reason
+    assert "KiB when packed" in reason
     assert "after a kill takes" in reason
     assert plan.to_json()["arrays"]["scratch/label_apply"]["place"] == "memory"
     assert any(s["held_bytes"] for s in plan.to_json()["stages"])

@@ -89,7 +89,7 @@ def test_dask_and_threads_count_as_one_process_does(cluster, tmp_path):
 
 def test_a_device_counts_as_the_cpu_does(tmp_path):
     with fake_cupy():
-        gpu = Resources(2**31, 0, 1, "gpu")
+        gpu = Resources(2**31, 0, 1, "gpu", device_memory=2**30)
         report = run(made(lambda r: r * 2), RAW, tmp_path / "o", resources=gpu)
     assert report.not_finite == {"out": counted(RAW)}
 
