@@ -282,5 +282,10 @@ def test_steps_that_are_run_again_one_by_one_are_counted_once(tmp_path):
 def test_a_device_counts_as_the_cpu_does(name, tmp_path):
     fn, wanted = PIPELINES[name]
     with fake_cupy():
-        report = run(made(fn), RAW, tmp_path / "o", resources=Resources(2**31, 0, 1, "gpu"))
+        report = run(
+            made(fn),
+            RAW,
+            tmp_path / "o",
+            resources=Resources(2**31, 0, 1, "gpu", device_memory=2**30),
+        )
     assert counts(report) == {step: lost(v, d) for step, (v, d) in wanted.items()}
