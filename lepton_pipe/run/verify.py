@@ -17,10 +17,13 @@ from lepton_pipe.run.expected import Expected, expected_files
 from lepton_pipe.store.durable import size_and_crc
 from lepton_pipe.store.open import MARKER
 from lepton_pipe.store.output import Output
+from lepton_pipe.store.source import file_stamp
 
 _SHOWN = 20
 _AT_ONCE = 1024
 _THREADS = 4
+# How often a result is looked through that is replaced while that is done.
+_TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,17 @@ def verify(out: Path) -> Verified:
             f"{out} has no {KNOWN}/{LEDGER}, which says what its files must hold: it was made by "
             "an earlier version, or the folder was removed; make the result anew to verify it"
         )
-    with Ledger.open(ledger_path, readonly=True, foreign=True) as ledger:
-        expected = expected_files(ledger)
-        return compare(out, expected, lambda file: _found(out / file.name), lambda: _names(out))
+    for _ in range(_TIMES):
+        version = file_stamp(ledger_path)
+        with Ledger.open(ledger_path, readonly=True, foreign=True) as ledger:
+            expected = expected_files(ledger)
+            found = compare(
+                out, expected, lambda file: _found(out / file.name), lambda: _names(out)
+            )
+        # A new version may have taken its place meanwhile, and what is there is that one's.
+        if file_stamp(ledger_path) == version:
+            break
+    return found
 
 
 def compare(

@@ -117,7 +117,9 @@ class Source(ABC):
 
     def form_stamp(self) -> bytes:
         """Return what changes when the same files would be understood as other voxels."""
-        return stamps.digest([type(self).__name__, self.uri, self.type.dtype.str, *self._form()])
+        # A link may lead to other files now, which can have the same sizes and times.
+        place = os.path.realpath(self.uri) if self.paths() else self.uri
+        return stamps.digest([type(self).__name__, place, self.type.dtype.str, *self._form()])
 
     def _form(self) -> tuple[Any, ...]:
         """Return plain data on how files become voxels: axes, codecs."""

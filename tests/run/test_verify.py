@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lepton_pipe.errors import DamagedError, RefusedError
+from lepton_pipe.run import verify as verify_module
 from lepton_pipe.run.verify import verify
 from tests.command import assert_refused, lepton
 from tests.run.five import picture, segment
@@ -39,6 +40,24 @@ def test_a_result_is_whole_and_every_file_is_compared(out):
     assert (found.missing, found.changed, found.extra) == ((), (), ())
     assert found.files == len(files(out)) > 10
     assert found.size == sum(p.stat().st_size for p in files(out))
+
+
+def test_a_version_that_takes_the_place_of_the_one_looked_at_is_not_damaged(
+    out, tmp_path, monkeypatch
+):
+    """All files are other ones than the ledger says that was opened."""
+    new, found = tmp_path / "new", verify_module._found
+    other = {"raw": IMAGE[::-1].copy(), "serial": True, "chunks": "y=16,x=16"}
+    segment.plan(out=new, **other).run(progress=False)
+
+    def replaced(path):
+        if new.exists():
+            out.rename(tmp_path / "old")
+            new.rename(out)
+        return found(path)
+
+    monkeypatch.setattr(verify_module, "_found", replaced)
+    assert verify(out).whole
 
 
 def test_300_random_flips_of_a_bit_are_found(out):

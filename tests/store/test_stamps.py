@@ -117,6 +117,18 @@ def test_the_same_bytes_in_another_place(tmp_path):
     assert open_source(tmp_path / "a").form_stamp() != open_source(tmp_path / "b").form_stamp()
 
 
+def test_a_link_that_leads_elsewhere(tmp_path):
+    for name in ("a", "b"):
+        zarr.create_array(str(tmp_path / name), data=pixels((4, 6)), chunks=(2, 6))
+    link = tmp_path / "link"
+    link.symlink_to("a", target_is_directory=True)
+    before = open_source(link).form_stamp()
+    assert open_source(link).form_stamp() == before == open_source(tmp_path / "a").form_stamp()
+    link.unlink()
+    link.symlink_to("b", target_is_directory=True)
+    assert open_source(link).form_stamp() != before
+
+
 def test_planes(tmp_path):
     for i, plane in enumerate(pixels((4, 20, 33))):
         (tmp_path / f"img{i}.png").write_bytes(imagecodecs.png_encode(plane))
