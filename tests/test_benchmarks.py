@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ DONE = 'print(\'{"event": "done", "seconds": 0.25, "startup": 0.75}\', flush=Tru
 
 
 def test_a_run_is_timed_by_what_it_says_and_weighed_from_outside(tmp_path: Path) -> None:
-    code = READY + "held = bytearray(200_000_000); time.sleep(0.4)\n" + DONE
+    code = READY + "held = bytearray(200_000_000); time.sleep(2)\n" + DONE
     run = _watched(code, 60, tmp_path / "log")
     assert (run.seconds, run.startup, run.failed) == (0.25, 0.75, "")
     assert 200e6 < run.peak_bytes < 300e6
@@ -164,6 +165,22 @@ def test_the_table_gives_ratios_and_says_what_is_wrong(tmp_path: Path) -> None:
     assert "| **ours** | 3.00 | 1.00 | 1.50 | 1.0 | 100 | right |" in table
     assert "| dask_array | 30.00* | 10.00 | 15.00 | 1.0 | 100 | WRONG: one voxel |" in table
     assert "| block_loop | over 600 s |  |  |  | 100 | none |" in table
+
+
+def test_a_table_keeps_what_was_measured_before_of_other_workloads(tmp_path: Path) -> None:
+    def made(name: str, seconds: float, **settings: float) -> dict[str, Any]:
+        runs = {"ours": Runs([Run(seconds, 1.0, 10**8)])}
+        return report.to_json(TINY, {"repeats": 3, "slow": 5.0, **settings}, {name: runs})
+
+    assert report.load(tmp_path, TINY) == {}
+    report.save(report.added({}, made("smooth", 2.0)), tmp_path)
+    report.save(report.added(report.load(tmp_path, TINY), made("pyramid", 1.0)), tmp_path)
+    report.save(report.added(report.load(tmp_path, TINY), made("smooth", 3.0)), tmp_path)
+    found = report.load(tmp_path, TINY)["workloads"]
+    seconds = {n: w["candidates"]["ours"]["seconds"] for n, w in found.items()}
+    assert seconds == {"smooth": 3.0, "pyramid": 1.0}
+    with pytest.raises(ValueError, match="settings"):
+        report.added(report.load(tmp_path, TINY), made("table", 1.0, slow=9.0))
 
 
 def test_the_machine_is_described_without_names_and_paths() -> None:

@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for table and picture")
     parser.add_argument(
+        "--add", action="store_true", help="keep other workloads of the table that is there"
+    )
+    parser.add_argument(
         "--data",
         type=Path,
         default=Path(tempfile.gettempdir()) / "lepton-benchmarks",
@@ -76,13 +79,14 @@ def _list() -> int:
 
 def _workloads(names: Sequence[str], args: argparse.Namespace) -> int:
     size, results = SIZES[args.size], {}
+    earlier = report.load(args.out, size) if args.add else {}
     settings = {"repeats": args.repeats, "slow": args.slow, "limit": args.limit}
     began = time.monotonic()
     for name in names:
         workload = load(name)
         results[name] = _compare(workload, _chosen(workload, args), size, args)
         # What is there is saved after each workload: a long run may be broken off.
-        data = report.to_json(size, settings, results)
+        data = report.added(earlier, report.to_json(size, settings, results))
         paths = report.save(data, args.out)
     print(f"\n{report.markdown(data)}\n{time.monotonic() - began:.0f} s in all")
     print("written:", *(p.name for p in paths))

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import machine
+from tests.benchmarks import machine, workloads
 from tests.benchmarks.measure import Runs
 from tests.benchmarks.sizes import Size
-from tests.benchmarks.workloads import load
 
 _NOTES = """\
 Seconds of work: medians of {repeats} interleaved runs, each in a process of its own; a rival
@@ -34,12 +33,39 @@ def to_json(
         "settings": dict(settings),
         "workloads": {
             name: {
-                "title": load(name).title,
+                "title": workloads.load(name).title,
                 "candidates": {c: r.to_json() for c, r in candidates.items()},
             }
             for name, candidates in results.items()
         },
     }
+
+
+def load(folder: Path, size: Size) -> dict[str, Any]:
+    """Return what `save` wrote for a size; nothing where it did not."""
+    file = folder / f"{_stem(size.name)}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def added(earlier: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return results together with those of other workloads that were measured earlier.
+
+    Raises
+    ------
+    ValueError
+        When those come from another machine, other versions, or other settings.
+    """
+    if not earlier:
+        return dict(data)
+    differs = [k for k in data if k != "workloads" and earlier[k] != data[k]]
+    if differs:
+        raise ValueError(
+            f"the table that is there has another {differs[0]} ({earlier[differs[0]]}, not "
+            f"{data[differs[0]]}): one table would mix the two; leave out --add, or choose --out"
+        )
+    kept = {**earlier["workloads"], **data["workloads"]}
+    return {**data, "workloads": {n: kept[n] for n in workloads.NAMES if n in kept}}
 
 
 def markdown(data: Mapping[str, Any]) -> str:
@@ -95,7 +121,7 @@ def _ratio(seconds: float | None, base: float | None) -> str:
 def save(data: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write JSON, table and picture; return where."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"benchmarks-{data['size']}"
+    stem = _stem(data["size"])
     paths = [folder / f"{stem}{ending}" for ending in (".json", ".md", ".png")]
     paths[0].write_text(json.dumps(data, indent=1) + "\n")
     paths[1].write_text(markdown(data))
@@ -106,3 +132,7 @@ def save(data: Mapping[str, Any], folder: Path) -> list[Path]:
         return paths[:2]
     draw(data, paths[2])
     return paths
+
+
+def _stem(size: str) -> str:
+    return f"benchmarks-{size}"
