@@ -150,7 +150,8 @@ class Again:
         self._met[stage.index] += 1
         made = self._provide(stage, [block], error)
         if self._met[stage.index] >= _SUSPICIOUS:
-            made += self._provide(stage, books.missing() if only is None else only, error)
+            others = books.missing() if only is None else only
+            made += self._provide(stage, [b for b in others if b != block], error)
         return made > 0 or books.lost(block)
 
     def _provide(
