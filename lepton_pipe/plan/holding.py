@@ -81,7 +81,7 @@ class Holding:
             if wanted <= most and not self._costs_more(stages, span, wanted):
                 return wanted
         if beside >= need // _BETTER:
-            return beside
+            return min(beside, need)
         return min(need, most) if self.keep == "memory" else None
 
     def _left(self, stage: Stage) -> int:

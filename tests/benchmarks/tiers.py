@@ -40,7 +40,7 @@ def kinds() -> dict[str, tuple[str, np.ndarray]]:
         "mask": ("mask", base > 1),
         "smooth, float32": ("image", smooth),
         "smooth, uint16": ("image", smooth.astype(np.uint16)),
-        "microscopy, uint16": ("image", rng.poisson(smooth).astype(np.uint16)),
+        "microscopy, uint16": ("image", rng.poisson(np.maximum(smooth, 0)).astype(np.uint16)),
         "noise, uint16": ("image", rng.integers(0, 2**16, SHAPE).astype(np.uint16)),
         "noise, float32": ("image", rng.normal(size=SHAPE).astype(np.float32)),
     }

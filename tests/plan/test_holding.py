@@ -143,18 +143,17 @@ def test_nothing_is_kept_where_chunks_would_be_decoded_again_for_it():
         ridges = maximum(opening(raw, 9), 41)
         return ridges - mean(ridges)
 
+    with pytest.raises(MemoryRefusedError) as caught:
+        plan_of(three, Resources(200 * MIB, 0, 2))
+    least = int(str(caught.value).partition("at least ")[2].partition(" MiB")[0])
     kept = []
-    for memory in range(500, 3000, 250):
+    for memory in (least, least + 150, 3000):
         resources = Resources(memory * MIB, 0, 2)
-        try:
-            plan = plan_of(three, resources, keep="auto")
-        except MemoryRefusedError:
-            continue
-        stored = plan_of(three, resources, keep="disk")
+        plan, stored = (plan_of(three, resources, keep=keep) for keep in ("auto", "disk"))
         assert plan.seconds <= stored.seconds + 0.2
         kept.append(set(places(plan).values()))
-    assert {"disk"} in kept
-    assert {"memory"} in kept
+    assert kept[0] == {"disk"}
+    assert kept[-1] == {"memory"}
 
 
 @settings(max_examples=30, deadline=None)

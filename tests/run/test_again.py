@@ -68,7 +68,7 @@ def bright(raw: lp.Image, *, folder: str, how: str = "") -> lp.Node:
 
 def run(folder, how, **words):
     """Run the pipeline; return the blocks that were started, and what was published."""
-    words = {"memory": "700MiB", "chunks": "y=40,x=40", **words}
+    words = {"memory": "700MiB", "chunks": "y=40,x=40", "keep": "disk", **words}
     plan = bright.plan(raw=IMAGE, out=folder / "o", folder=str(folder), how=how, **words)
     assert plan.data.arrays["scratch/first"], "the test needs scratch"
     assert len(plan.data.stages[-1].blocks) > 2
