@@ -34,7 +34,7 @@ def run_chain(task: Task, steps: Sequence[str], regions: Mapping[str, Region]) -
     """
     made: dict[str, tuple[Region, Any]] = {}
     codes: dict[str, Traced] = {}
-    inputs: dict[tuple[str, Region], Traced] = {}
+    inputs: dict[tuple[str, Region], Any] = {}
     for step in (task.spec[s] for s in steps):
         region = regions[step.id]
         place = place_of(task.spec, step, region)
@@ -79,7 +79,7 @@ def _arguments(
     step: Step,
     region: Region,
     made: Mapping[str, tuple[Region, Any]],
-    inputs: dict[tuple[str, Region], Traced],
+    inputs: dict[tuple[str, Region], Any],
 ) -> dict[str, Any]:
     """Return what a step's kernel is called with: arrays that note what is done to them."""
     needed = input_regions(task.spec, step, region)
@@ -89,6 +89,9 @@ def _arguments(
             continue
         if (image, part) not in inputs:
             covers, array = task.held[image]
-            inputs[image, part] = as_input(array[part.inside(covers)])
+            array = array[part.inside(covers)]
+            # What is the same for many voxels is computed as it is, once for all of them.
+            is_shared = part.size < place_of(task.spec, step, region).read.size
+            inputs[image, part] = array if is_shared else as_input(array)
         held[image] = part, inputs[image, part]
     return task.arguments(step, needed, held)
