@@ -108,6 +108,7 @@ def _of_floats(name: str, a: str, b: str) -> str | None:
         return f"{name}({a})"
     found = {
         "divide": f"{a} / {b}",
+        "fmod": f"fmod({a}, {b})",
         "negative": f"-{a}",
         "positive": a,
         "absolute": f"fabs({a})",

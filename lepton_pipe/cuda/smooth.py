@@ -116,10 +116,10 @@ def _volume(shape: Sequence[int]) -> tuple[int, ...]:
 def _written(outputs: Sequence[Node], filtered: Node) -> tuple[str, Arguments]:
     filter_: Filter = filtered.value
     arguments = Arguments()
-    load = Writer(arguments, lambda n, _: _at(n, "z", "y", "x"), prefix="b")
+    load = Writer(arguments, lambda n, a: _at(n, a, "z", "y", "x"), prefix="b")
     loaded = load.value(filtered.args[0])
     known = {filtered: "filtered"}
-    store = Writer(arguments, lambda n, _: _at(n, "z_out", "y_out", "x_out"), "v", known)
+    store = Writer(arguments, lambda n, a: _at(n, a, "z_out", "y_out", "x_out"), "v", known)
     stored = [f"out{i}[i] = {store.value(node)};" for i, node in enumerate(outputs)]
     parameters = [
         *arguments.parameters(outputs),
@@ -140,10 +140,10 @@ def _written(outputs: Sequence[Node], filtered: Node) -> tuple[str, Arguments]:
     return _template().substitute(words), arguments
 
 
-def _at(number: int, *coordinates: str) -> str:
-    return " + ".join(
-        f"{where} * stride{number}_{axis}" for where, axis in zip(coordinates, "zyx", strict=True)
-    )
+def _at(number: int, array: Any, z: str, y: str, x: str) -> str:
+    """Return where a voxel lies in an input; most have their rows in one piece."""
+    along_x = x if strides_in(array, (0, 0, 0))[-1] == 1 else f"{x} * stride{number}_x"
+    return f"{z} * stride{number}_z + {y} * stride{number}_y + {along_x}"
 
 
 @cache

@@ -89,12 +89,6 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
             return Traced(self.node, self.shape) if copy else self
         return Traced(_cast(self.node, target), self.shape)
 
-    def reshape(self, *shape: Any) -> Traced:
-        """Return an array of the device with another shape; what is not computed yet keeps its."""
-        if self.node.op != "input":
-            raise UntraceableError("another shape")
-        return as_input(self.node.value.reshape(*shape))
-
     def clip(self, low: Any = None, high: Any = None, out: Any = None) -> Traced:
         """Keep values between two bounds."""
         return clip(self, low, high, out)
@@ -138,7 +132,7 @@ def asarray(value: Any, dtype: Any = None) -> Any:
     """Return an image as it is, or converted; copy small arrays of the host to the device."""
     if isinstance(value, Traced):
         return value if dtype is None else value.astype(dtype, copy=False)
-    return as_input(importlib.import_module("cupy").asarray(value, dtype))
+    return importlib.import_module("cupy").asarray(value, dtype)
 
 
 def __getattr__(name: str) -> Any:
@@ -184,13 +178,17 @@ def _asked(argument: Any) -> Any:
 
 
 def _of(argument: Any) -> Any:
-    if not isinstance(argument, (Traced, *_NUMBERS)):
-        raise UntraceableError(f"an operand that is a {type(argument).__name__}")
-    return argument
+    """Return an operand; an array of the device as an input."""
+    if isinstance(argument, (Traced, *_NUMBERS)):
+        return argument
+    if type(argument).__module__.partition(".")[0] == "cupy":
+        return as_input(argument)
+    raise UntraceableError(f"an operand that is a {type(argument).__name__}")
 
 
 def _operand(argument: Any, dtype: np.dtype[Any]) -> Node:
-    if isinstance(_of(argument), Traced):
+    argument = _of(argument)
+    if isinstance(argument, Traced):
         return _cast(argument.node, dtype)
     try:
         number = _number(argument, dtype)
@@ -212,8 +210,7 @@ def _cast(node: Node, dtype: np.dtype[Any]) -> Node:
 
 
 def _shape_of(arguments: Sequence[Any]) -> tuple[int, ...]:
-    shapes = [a.shape for a in arguments if isinstance(a, Traced)]
-    return np.broadcast_shapes(*shapes)
+    return np.broadcast_shapes(*(getattr(a, "shape", ()) for a in arguments))
 
 
 # -- from kernels to one kernel -------------------------------------------------------------------

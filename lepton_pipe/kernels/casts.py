@@ -125,6 +125,16 @@ def _astype_counted(
     return made, _summed(count_lost(image[box], target) for box in boxes)
 
 
+def _lost_masks(image: Any, dtype: DType, *, cast: Cast, place: Place) -> tuple[Any, Any, Any]:
+    """Return masks of what is lost, see `Counting`."""
+    del cast, place
+    xp, lost = array_module(image), _lost(image, np.dtype(dtype))
+    if image.dtype.kind != "f":
+        nothing = image != image
+        return nothing, nothing, lost
+    return xp.isnan(image), xp.isinf(image), lost & xp.isfinite(image)
+
+
 @kernel(
     dtype=checked_dtype,
     kind=_astype_kind,
@@ -133,7 +143,7 @@ def _astype_counted(
     cost=_astype_cost,
     check=_check_cast,
     absorb=(Rounding(_is_rounding), Voxelwise(_nothing_besides, _keeps_values)),
-    counting=Counting(_loses_values, _astype_counted),
+    counting=Counting(_loses_values, _astype_counted, _lost_masks),
 )
 def astype(image: Any, dtype: DType, *, cast: Cast = "raise", place: Place) -> Any:
     """Convert to another dtype, and say what happens to values that it cannot hold.

@@ -45,10 +45,14 @@ class Counting:
     run
         Called as the kernel is, with `boxes` besides: the parts of the image to count in, which do
         not overlap. Returns what the kernel returns, and `Lost`.
+    masks
+        Called as the kernel is; returns masks of what is NaN, infinite, and out of range. None
+        where that cannot be said voxel by voxel.
     """
 
     applies: Callable[..., bool]
     run: Callable[..., tuple[Any, Lost]]
+    masks: Callable[..., tuple[Any, Any, Any]] | None = None
 
     def __call__(
         self, args: Mapping[str, Any], place: Place, boxes: Sequence[Box]

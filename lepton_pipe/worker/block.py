@@ -282,11 +282,14 @@ class Task:
     def _counted(self, step: Step, args: Mapping[str, Any], place: Place) -> Any:
         """Convert, and count what that loses of the voxels that the task owns."""
         assert step.kernel is not None and step.kernel.counting is not None
-        parts = [region.intersect(place.write) for region in self._own_regions(step)]
-        boxes = [part.inside(place.read) for part in parts if part.size]
-        made, lost = step.kernel.counting(args, place, boxes)
+        made, lost = step.kernel.counting(args, place, self.counted_boxes(step, place))
         self.result.count(self.position[step.id], lost)
         return made
+
+    def counted_boxes(self, step: Step, place: Place) -> list[tuple[slice, ...]]:
+        """Return the parts of what a step is handed in which its losses are counted."""
+        parts = [region.intersect(place.write) for region in self._own_regions(step)]
+        return [part.inside(place.read) for part in parts if part.size]
 
     def _own_regions(self, step: Step) -> list[Region]:
         return [self.owned[step.id]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from math import lcm
 from typing import Any
 
@@ -138,14 +137,7 @@ class DeviceTask(Task):
 
     def _parts_of(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
         """Return filters by themselves, and pointwise steps as they go together."""
-        groups = fused_groups(self.spec, self.stage, steps, regions, absorbing=False)
-        return [part for group in groups for part in self._without_counted(group)]
-
-    def _without_counted(self, group: Group) -> Iterator[Group]:
-        """Cut a group where losses are counted, which takes a look at the image itself."""
-        for counted, steps in groupby(group.steps, lambda s: s in self.owned):
-            found = tuple(steps)
-            yield from [Group((s,)) for s in found] if counted else [Group(found)]
+        return fused_groups(self.spec, self.stage, steps, regions, absorbing=False)
 
     def _is_filter(self, group: Group) -> bool:
         return any(not is_pointwise(self.spec, self.spec[s]) for s in group.steps)
@@ -156,7 +148,6 @@ class DeviceTask(Task):
             isinstance(self.spec[s].type, ImageType)
             and (kernel := self.spec[s].kernel) is not None
             and kernel.role == "map"
-            and s not in self.owned
             and not any(map(self.spec.is_per_block, self.spec.value_inputs(self.spec[s])))
             for s in group.steps
         )
@@ -245,8 +236,8 @@ class TolerantDeviceTask(DeviceTask, TolerantTask):
 
     def _is_chain(self, group: Group) -> bool:
         # Where some of the block is bad, steps run one by one: the same bits, told apart.
-        whole = not (self.bad or self.lost)
-        return (whole or len(group.steps) == 1) and super()._is_chain(group)
+        alone = len(group.steps) == 1 and group.steps[0] not in self.owned
+        return (alone or not (self.bad or self.lost)) and super()._is_chain(group)
 
 
 def task_on_device(

@@ -45,8 +45,7 @@ def resident(cupy: Any, shape: tuple[int, ...]) -> dict[str, float]:
     place, level = Place.whole(Grid.of(shape)), np.array([1.0])
 
     def ours() -> Any:
-        noted = as_input(image), as_input(flat)
-        light = divide_flat.fn(*noted, 0.0, level=level, floor=0.1, place=place)
+        light = divide_flat.fn(as_input(image), flat, 0.0, level=level, floor=0.1, place=place)
         mask = gaussian.fn(light, SIGMA, truncate=4.0, place=place) > THRESHOLD
         return computed({"mask": mask}, shape, cupy.empty)["mask"]
 

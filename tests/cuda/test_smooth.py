@@ -13,8 +13,9 @@ from lepton_pipe.cuda import compiled
 from lepton_pipe.device import to_device, to_host
 from lepton_pipe.device.traced import UntraceableError, as_input, computed
 from lepton_pipe.geometry import Region
-from lepton_pipe.kernels import flatfield, gaussian, uniform
+from lepton_pipe.kernels import astype, flatfield, gaussian, uniform
 from lepton_pipe.kernels.correlation import correlate, correlate_by_axes, gaussian_weights
+from lepton_pipe.spec import Lost
 from tests.cuda.on_cpu import COMPILER
 from tests.fake_device import fake_cupy
 from tests.kernels.blockwise import noise
@@ -138,7 +139,8 @@ def test_a_pipeline_on_the_device_is_that_of_the_cores(monkeypatch):
     made = Run(segmented, "gpu", **images).all()
     fused = [source for source in names if "filtered > n" in source]
     assert fused, "the threshold is in the filter's kernel"
-    assert all(" / " in source for source in fused), "so is the flat-field"
+    assert all("(b1 - n0)" in s and "* b3" in s for s in fused), "so is the flat-field"
+    assert not any("/ b" in s for s in fused), "but its divisions, made once for all planes"
     assert any("filtered - v" in source for source in names), "and so is the difference"
     assert 0.05 < expected["mask"].mean() < 0.95
     assert (made["mask"] != expected["mask"]).mean() < 1e-3
@@ -164,3 +166,38 @@ def test_voxels_that_do_not_depend_on_bad_ones_have_the_same_bits():
         assert same[:, 10:].all()
         assert same[:, :, 10:].all()
     assert np.isnan(run.arrays["box", 0].array[:2, :3, :3]).all()
+
+
+@lp.pipeline
+def rounded(raw: lp.Image):
+    """Filter, and convert in two ways that lose values, which is counted."""
+    light = gaussian(raw, sigma=(0.5, 1, 1)) * 3
+    return {"low": astype(light, "uint8", cast="clip"), "high": astype(light, "int16", cast="wrap")}
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_what_conversions_lose_is_counted_by_the_same_kernel(dtype, monkeypatch):
+    image = picture(dtype)
+    if dtype == "float32":
+        image[2, 5, 5], image[7, 20:23, 20] = np.inf, np.nan
+    sources = []
+    monkeypatch.setattr(
+        "lepton_pipe.cuda.smooth.compiled", lambda s, n: sources.append(s) or compiled(s, n)
+    )
+    lost = {}
+    for device in ("cpu", "gpu"):
+        run = Run(rounded, device, raw=image)
+        stages = [(stage, len(stage.blocks)) for stage in run.plan.stages]
+        assert sum(len(stage.counts) for stage, _ in stages) == 2
+        run.all()
+        totals = [Lost(), Lost()]
+        for result in run.results:
+            for at, count in enumerate(dict(sorted(result.counts.items())).values()):
+                totals[at] = totals[at].add(count)
+        lost[device] = totals
+    assert lost["gpu"] == lost["cpu"]
+    assert min(count.out_of_range for count in lost["cpu"]) > 0
+    if dtype == "float32":
+        assert lost["cpu"][0].nan > 3
+        assert lost["cpu"][0].infinite > 1
+    assert any("out1" in source for source in sources)

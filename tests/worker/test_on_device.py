@@ -202,7 +202,7 @@ def test_the_pool_of_the_process_is_limited():
 def test_a_block_for_which_there_is_no_room_runs_again_alone(pipeline):
     image = picture()
     golden = Run(pipeline, "gpu", raw=image).all()
-    for at in range(0, 40, 3):
+    for at in range(1, 40, 6):
         run = Run(pipeline, "gpu", raw=image)
         DEVICE.failing.extend([False] * at + [True])
         made = run.all()
