@@ -28,6 +28,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = tuple(
     Path(sysconfig.get_path(k)).resolve() for k in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+# An environment may take over what is installed in others, whose paths it does not know.
+_OF_INSTALLERS = {"site-packages", "dist-packages"}
 _Seen = dict[int, object]  # holds what was seen, so that no id is used twice
 
 
@@ -129,7 +131,8 @@ def _is_own(file: str) -> bool:
     path = Path(file).resolve()
     if _PACKAGE in path.parents:
         return True
-    return not any(root in path.parents for root in _INSTALLED)
+    installed = any(root in path.parents for root in _INSTALLED)
+    return not installed and _OF_INSTALLERS.isdisjoint(path.parts)
 
 
 def _function_parts(fn: FunctionType, seen: _Seen) -> Iterator[str]:

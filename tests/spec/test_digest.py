@@ -14,7 +14,7 @@ import pytest
 
 import lepton_pipe as lp
 from lepton_pipe.kernels.filters import gaussian
-from lepton_pipe.spec.digest import code_digest
+from lepton_pipe.spec.digest import _is_own, code_digest
 from lepton_pipe.spec.operators import ufunc_kernel
 
 MINE = '''
@@ -323,3 +323,10 @@ def test_functions_that_call_each_other_end():
         return even(block)
 
     assert code_digest(recursive) == code_digest(recursive)
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_what_another_environment_has_installed_is_not_followed(folder):
+    """An environment may see the packages of others, such as the system's."""
+    assert not _is_own(f"/opt/lib/python3/{folder}/numpy/__init__.py")
+    assert _is_own("/home/you/project/filters.py")
