@@ -15,7 +15,7 @@ from lepton_pipe.device import frozen, to_device, to_host
 from lepton_pipe.errors import LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.ledger.journal import Unit
-from lepton_pipe.plan.absorb import Group, last_use, results_of
+from lepton_pipe.plan.absorb import Group, last_use, reads_before, results_of
 from lepton_pipe.plan.counted import owned_regions
 from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
 from lepton_pipe.plan.model import Write
@@ -84,25 +84,37 @@ class Task:
                 setattr(stats, core, time.thread_time() - core_start + getattr(stats, core))
 
     def run(self, steps: Sequence[str], regions: Mapping[str, Region]) -> None:
-        """Read the images, then compute step after step; free each array after its last use."""
+        """Compute step after step; read each image before its first use, free it after its last."""
         for step_id in self.owned:
             self.result.count(self.position[step_id], Lost())
-        for read in self.stage.reads:
-            if read.step in regions:
-                self._read(read.step, regions[read.step])
-                self._write(read.step)
-        for group in self._groups(steps, regions):
-            self._run_group(group, regions)
-            for step_id in group.steps:
-                self._write(step_id)
-            done = self.position[group.steps[-1]]
-            for image in [i for i in self.held if self.last.get(i, -1) <= done]:
+        groups = self._groups(steps, regions)
+        *before, rest = reads_before(self.spec, self.stage, groups, regions)
+        for group, images in zip(groups, before, strict=True):
+            self._read_all(images, regions)
+            for part in self._parts(group):
+                self._run_group(part, regions)
+                for step_id in part.steps:
+                    self._write(step_id)
+                done = self.position[part.steps[-1]]
+                for image in [i for i in self.held if self.last.get(i, -1) <= done]:
+                    del self.held[image]
+        self._read_all(rest, regions)
+
+    def _read_all(self, images: Sequence[str], regions: Mapping[str, Region]) -> None:
+        for image in images:
+            self._read(image, regions[image])
+            self._write(image)
+            if image not in self.last:
                 del self.held[image]
 
     def _groups(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
         if self.program.device == "gpu":
             return [Group((step,)) for step in steps]
         return fused_groups(self.spec, self.stage, steps, regions)
+
+    def _parts(self, group: Group) -> Sequence[Group]:
+        """Return what of a group is run together."""
+        return (group,)
 
     def _run_group(self, group: Group, regions: Mapping[str, Region]) -> None:
         first = self.spec[group.steps[0]]
