@@ -23,7 +23,7 @@ from lepton_pipe.options import (
     checked_on_error,
     memory_bytes,
 )
-from lepton_pipe.spec import Definition, ImageType, Node, Spec, evaluate
+from lepton_pipe.spec import Definition, ImageType, Node, Spec, evaluate, nested
 
 if TYPE_CHECKING:
     from lepton_pipe import plan as plans
@@ -59,15 +59,16 @@ class Pipeline(Definition):
         -------
         dict or array
             By name; just the output where the pipeline returns a single one. Images are arrays,
-            values are numbers, tables are mappings from column names to arrays.
+            values are numbers, tables are mappings from column names to arrays. Of a sweep, such
+            a dict for each variant.
         """
         if any(isinstance(a, Node) for a in (*args, *kwargs.values())):
-            return self.fn(*args, **kwargs)
+            return self.described(*args, **kwargs)
         images, parameters = self.split(args, kwargs)
         sources = open_images(images)
         spec = self.bind({n: s.type for n, s in sources.items()}, parameters)
         results = evaluate(spec, {n: s.read(s.type.grid.region) for n, s in sources.items()})
-        return results[self.name] if list(results) == [self.name] else results
+        return results[self.name] if list(results) == [self.name] else nested(results)
 
     def plan(
         self,
