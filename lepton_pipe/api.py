@@ -286,6 +286,7 @@ class Plan:
             rates=self.rates,
             chunks=parse_chunks(o.chunks),
             levels=checked_levels(o.levels),
+            parts=() if self._earlier is None else self._earlier.parts,
         )
         refuse_space(self.out, made)
         return made
@@ -392,7 +393,7 @@ class Plan:
                 scheduler=self.options.scheduler,
                 on_error=self.options.on_error,
                 stall=self.options.stall,
-                planned_with=planned_with(self.options.planning(), self.data.resources, self.rates),
+                planned_with=planned_with(self.options.planning(), self.data, self.rates),
                 asked=asked(self.reference, self.spec, self.sources, self.options.asked()),
                 spoilt=self.spoilt,
             )

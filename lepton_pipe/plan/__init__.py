@@ -12,6 +12,7 @@ from lepton_pipe.plan.model import (
     StoredArray,
     Write,
 )
+from lepton_pipe.plan.parts import Parts
 from lepton_pipe.plan.planner import baseline, make_plan
 from lepton_pipe.plan.rates import NOMINAL, Rates
 from lepton_pipe.plan.wanted import parse_chunks
@@ -21,6 +22,7 @@ __all__ = [
     "SCRATCH",
     "Decision",
     "InputInfo",
+    "Parts",
     "Plan",
     "Rates",
     "Read",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from lepton_pipe.errors import MemoryRefusedError
 from lepton_pipe.plan.model import InputInfo, Plan, Resources
+from lepton_pipe.plan.parts import Parts
 from lepton_pipe.plan.planner import make_plan
 from lepton_pipe.plan.rates import NOMINAL, Rates
 from lepton_pipe.spec import Spec
@@ -24,6 +26,7 @@ def plan_where_it_pays(
     rates: Rates = NOMINAL,
     chunks: Mapping[str, int] | None = None,
     levels: int | None = None,
+    parts: Parts = (),
 ) -> Plan:
     """Plan a run for a local cluster, or for threads of this process where that is better.
 
@@ -34,7 +37,7 @@ def plan_where_it_pays(
     ----------
     resources
         Those of the cluster.
-    rates, chunks, levels
+    rates, chunks, levels, parts
         As for `make_plan`.
 
     Raises
@@ -43,11 +46,12 @@ def plan_where_it_pays(
         As `make_plan`; the memory that it names is enough for threads of this process.
     """
     here = replace(resources, workers=0, threads=resources.slots)
+    make = partial(make_plan, spec, inputs, rates=rates, chunks=chunks, levels=levels, parts=parts)
     try:
-        made = make_plan(spec, inputs, resources, rates=rates, chunks=chunks, levels=levels)
+        made = make(resources)
     except MemoryRefusedError:
-        return make_plan(spec, inputs, here, rates=rates, chunks=chunks, levels=levels)
-    alone = make_plan(spec, inputs, here, rates=rates, chunks=chunks, levels=levels)
+        return make(here)
+    alone = make(here)
     return alone if _is_small(made) or made.seconds > SLOWER * alone.seconds else made
 
 

@@ -10,7 +10,7 @@ from lepton_pipe.errors import MemoryRefusedError, RefusedError
 from lepton_pipe.geometry import Grid, Layout
 from lepton_pipe.kernels.resample import downsample
 from lepton_pipe.plan.counted import with_counts
-from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, scale_stages, written_beside_outputs
+from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, written_beside_outputs
 from lepton_pipe.plan.keeping import keep_between_stages, task_and_cache
 from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
 from lepton_pipe.plan.levels import Levels, assign_levels
@@ -28,7 +28,9 @@ from lepton_pipe.plan.model import (
     chunk_hint,
     level_step,
 )
+from lepton_pipe.plan.parts import Parts, first_parts, halved, part_of_steps, parted
 from lepton_pipe.plan.rates import NOMINAL, Rates
+from lepton_pipe.plan.scaling import scale_stages
 from lepton_pipe.plan.stages import Draft, choose_kept, closure, draft_stages, stage_name
 from lepton_pipe.plan.wanted import refuse_chunks, refuse_unknown_axes
 from lepton_pipe.spec import Image, ImageType, Ref, Spec, Step
@@ -63,6 +65,7 @@ def make_plan(
     rates: Rates = NOMINAL,
     chunks: Mapping[str, int] | None = None,
     levels: int | None = None,
+    parts: Parts = (),
 ) -> Plan:
     """Plan a run.
 
@@ -82,6 +85,8 @@ def make_plan(
         Chunk length of output images by axis name, where the planner shall not choose it.
     levels
         Scale levels of output images at most, the full resolution among them.
+    parts
+        Variants of a sweep that were in the same stages in an earlier plan.
 
     Raises
     ------
@@ -98,7 +103,10 @@ def make_plan(
 
     def make(memory: int) -> Plan:
         here = replace(resources, memory=memory)
-        return _plan(costed, inputs, here, tiling, rates, _Stored(chunks, levels))
+        return _plan_in_parts(
+            lambda some: _plan(costed, inputs, here, tiling, rates, _Stored(chunks, levels), some),
+            first_parts(spec, parts),
+        )
 
     try:
         return make(resources.memory)
@@ -110,6 +118,17 @@ def make_plan(
             f"{error}; give the run at least {enough // MIB} MiB{serial}, or store the input in "
             "smaller chunks"
         ) from None
+
+
+def _plan_in_parts(make: Callable[[Parts], Plan], parts: Parts) -> Plan:
+    """Return a plan with as few parts as fit the memory."""
+    while True:
+        try:
+            return make(parts)
+        except MemoryRefusedError:
+            parts = halved(parts)
+            if not parts:
+                raise
 
 
 def _enough(make: Callable[[int], Plan], resources: Resources) -> int:
@@ -142,13 +161,14 @@ def _plan(
     tiling: Mapping[str, int] | None,
     rates: Rates,
     wanted: _Stored,
+    parts: Parts,
 ) -> Plan:
     _refuse_tiny_memory(resources)
     levels = assign_levels(spec)
     stored, decisions = choose_kept(spec, levels, rates)
-    skeletons = [
-        _skeleton(spec, levels, stored, draft) for draft in draft_stages(spec, levels, stored)
-    ]
+    part_of = part_of_steps(spec, parts)
+    drafts = parted(draft_stages(spec, levels, stored), part_of)
+    skeletons = [_skeleton(spec, levels, stored, draft) for draft in drafts]
     beside = written_beside_outputs(spec, skeletons, levels)
     arrays = _stored_arrays(spec, stored, inputs, tiling, wanted, beside)
     full = with_scale_levels(spec, wanted.levels)
@@ -157,7 +177,7 @@ def _plan(
     budget = int((left - tables) / ALLOCATOR_SLACK)
     fitter = Fitter(full, arrays, inputs, budget, resources.slots, rates, tiling)
     stages = fitter.fit(skeletons, levels)
-    stages += scale_stages(fitter, stages)
+    stages += scale_stages(fitter, stages, part_of)
     if resources.in_process:
         stages = keep_between_stages(stages, arrays, budget)
     stages = [replace(s, index=i) for i, s in enumerate(with_counts(full, stages))]
@@ -170,6 +190,7 @@ def _plan(
         stages=tuple(stages),
         decisions=tuple(decisions),
         resources=resources,
+        parts=parts,
         peak_bytes=baseline(resources) + tables + int(worst * ALLOCATOR_SLACK),
     )
 
