@@ -92,7 +92,7 @@ def _make_again(
 ) -> None:
     told = _told(out)
     spoilt = {*found.missing, *found.changed}
-    chosen = pipeline or _pipeline(told.asked)
+    chosen = _swept(pipeline or _pipeline(told.asked), told.asked)
     say(f"to repair {out}, this is run: {_in_words(told.asked, pipeline)}")
     if MARKER in spoilt:
         with OutputLock(out):
@@ -133,10 +133,17 @@ def _pipeline(asked: Mapping[str, Any]) -> Pipeline:
         ) from error
 
 
+def _swept(pipeline: Pipeline, asked: Mapping[str, Any]) -> Pipeline:
+    """Have a pipeline sweep over what it did, where it is not handed in so."""
+    values = {n: from_plain(v) for n, v in asked.get("swept", ())}
+    return pipeline.sweep(**values) if values and not pipeline.swept else pipeline
+
+
 def _in_words(asked: Mapping[str, Any], pipeline: Pipeline | None) -> str:
     name = pipeline.name if pipeline is not None else str(asked["pipeline"])
     places = (f"{n}={'an array' if i is None else i['at']}" for n, i in asked["images"].items())
-    flags = (f"{n}={v}" for n, v in asked["parameters"].items())
+    parameters = {**asked["parameters"], **dict(asked.get("swept", ()))}
+    flags = (f"{n}={v}" for n, v in parameters.items())
     return " ".join([shlex.quote(name), *map(shlex.quote, (*places, *flags))])
 
 
