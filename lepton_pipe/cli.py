@@ -1,4 +1,4 @@
-"""The command line: ``lepton-pipe run | plan | check | status | verify | clean | list | demo``."""
+"""The command line, ``lepton-pipe COMMAND``: see `lepton_pipe.arguments.COMMANDS`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (``lepton-pipe list | head``); do not complain at exit.
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        runs = (sys.argv[1:] if argv is None else list(argv))[:1] in (["run"], ["demo"])
+        runs = (sys.argv[1:] if argv is None else list(argv))[:1] in (["run"], ["sweep"], ["demo"])
         return int(ExitStatus.FAILED if runs else ExitStatus.COMPLETE)
     except Exception:  # noqa: BLE001  whatever it is, the status must say that the run failed
         traceback.print_exc()
@@ -84,6 +84,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     commands = {
         "run": _run,
+        "sweep": _sweep,
         "plan": _plan,
         "check": _check,
         "status": _status,
@@ -123,8 +124,17 @@ def _request(command: str, argv: list[str]) -> Request | None:
 
 def _run(argv: list[str]) -> int:
     request = _request("run", argv)
+    return 0 if request is None else _run_as_asked(request)
+
+
+def _sweep(argv: list[str]) -> int:
+    request = _request("sweep", argv)
     if request is None:
         return 0
+    return _show_plan(request) if request.plan_only else _run_as_asked(request)
+
+
+def _run_as_asked(request: Request) -> int:
     plan = request.plan()
     if not request.json:
         _say(str(plan))
@@ -139,8 +149,10 @@ def _run(argv: list[str]) -> int:
 
 def _plan(argv: list[str]) -> int:
     request = _request("plan", argv)
-    if request is None:
-        return 0
+    return 0 if request is None else _show_plan(request)
+
+
+def _show_plan(request: Request) -> int:
     plan = request.plan()
     if request.json:
         _print_json(plan.to_json())
