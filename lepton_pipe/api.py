@@ -25,7 +25,7 @@ from lepton_pipe.options import (
     checked_on_error,
     memory_bytes,
 )
-from lepton_pipe.spec import Definition, ImageType, Node, Spec, evaluate
+from lepton_pipe.spec import Definition, ImageType, Node, Spec, evaluate, nested
 
 if TYPE_CHECKING:
     from lepton_pipe import plan as plans
@@ -62,15 +62,16 @@ class Pipeline(Definition):
         -------
         dict or array
             By name; just the output where the pipeline returns a single one. Images are arrays,
-            values are numbers, tables are mappings from column names to arrays.
+            values are numbers, tables are mappings from column names to arrays. Of a sweep, such
+            a dict for each variant.
         """
         if any(isinstance(a, Node) for a in (*args, *kwargs.values())):
-            return self.fn(*args, **kwargs)
+            return self.described(*args, **kwargs)
         images, parameters = self.split(args, kwargs)
         sources = open_images(images)
         spec = self.bind({n: s.type for n, s in sources.items()}, parameters)
         results = evaluate(spec, {n: s.read(s.type.grid.region) for n, s in sources.items()})
-        return results[self.name] if list(results) == [self.name] else results
+        return results[self.name] if list(results) == [self.name] else nested(results)
 
     def plan(
         self,
@@ -294,6 +295,7 @@ class Plan:
             levels=checked_levels(o.levels),
             # Which of the processes of a cluster elsewhere runs a block, nobody knows beforehand.
             keep="disk" if o.scheduler is not None else o.keep,
+            parts=() if self._earlier is None else self._earlier.parts,
         )
         refuse_space(self.out, made)
         return made
@@ -413,7 +415,7 @@ class Plan:
                 scheduler=self.options.scheduler,
                 on_error=self.options.on_error,
                 stall=self.options.stall,
-                planned_with=planned_with(self.options.planning(), self.data.resources, self.rates),
+                planned_with=planned_with(self.options.planning(), self.data, self.rates),
                 asked=asked(self.reference, self.spec, self.sources, self.options.asked()),
                 spoilt=self.spoilt,
             )

@@ -1,23 +1,32 @@
-"""Read the command line of ``run``, ``plan`` and ``check``: flags come from the pipeline itself."""
+"""Read the command line of ``run``, ``sweep``, ``plan`` and ``check``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.api import Pipeline, Plan, open_image
 from lepton_pipe.errors import UsageError
-from lepton_pipe.options import KEEP, ON_ERROR, RUN_OPTIONS
-from lepton_pipe.spec import Parameter
+from lepton_pipe.flags import (
+    Parser,
+    add_check,
+    add_explain,
+    add_opening,
+    add_parameter,
+    add_run,
+    refuse_unknown_flags,
+    sparse_words,
+)
+from lepton_pipe.options import RUN_OPTIONS
 
 if TYPE_CHECKING:
     from lepton_pipe.check import CheckResult
 
 COMMANDS = {
     "run": "run a pipeline and publish its results",
+    "sweep": "run a pipeline for several values of its parameters at once, and compare the results",
     "plan": "show what a run would do: stages, blocks, memory, time; runs nothing",
     "check": "prove on a part of the image that blocks give the same result as the whole",
     "status": "show where a run stands: while it runs, after it was stopped, when it is complete",
@@ -44,8 +53,10 @@ class Request:
     parameters: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     opening: dict[str, dict[str, Any]] = field(default_factory=dict)
+    swept: dict[str, list[Any]] = field(default_factory=dict)
     part: int = 128
     json: bool = False
+    plan_only: bool = False
     explain: bool = False
     help_text: str | None = None
 
@@ -61,8 +72,9 @@ class Request:
         """Plan what was asked for."""
         if self.out is None:
             raise UsageError("out=PATH is missing: name the directory to publish the results in")
-        self.pipeline.split((), {**self.images, **self.parameters})
-        return self.pipeline.plan(out=self.out, **self.options, **self.sources(), **self.parameters)
+        pipeline = self.pipeline.sweep(**self.swept) if self.swept else self.pipeline
+        pipeline.split((), {**self.images, **self.parameters})
+        return pipeline.plan(out=self.out, **self.options, **self.sources(), **self.parameters)
 
     def check(self) -> CheckResult:
         """Check what was asked for."""
@@ -70,18 +82,6 @@ class Request:
 
         self.pipeline.split((), {**self.images, **self.parameters})
         return check(self.pipeline, part=self.part, **self.sources(), **self.parameters)
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises instead of leaving, and guesses what a misspelt flag was meant to be."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong as `UsageError`."""
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-    def flags(self) -> list[str]:
-        """Return all flags."""
-        return [s for a in self._actions for s in a.option_strings]
 
 
 def wants_help(word: str) -> bool:
@@ -96,6 +96,7 @@ def general_help() -> str:
     lines += [
         "",
         "  lepton-pipe run nuclei raw=cells.ome.zarr out=cells_seg.zarr --sigma 3",
+        "  lepton-pipe sweep nuclei raw=cells.ome.zarr out=cells_sweep.zarr --sigma 1,2,3",
         "  lepton-pipe run nuclei --help",
         "",
         _GENERAL_EPILOG,
@@ -125,8 +126,8 @@ def parse(command: str, argv: Sequence[str]) -> Request:
     parser = _parser(command, pipeline, argv[0])
     if any(wants_help(word) and word.startswith("-") for word in argv[1:]):
         return Request(pipeline, help_text=parser.format_help().rstrip())
-    _refuse_unknown_flags(parser, argv[1:])
-    words = _sparse_words(argv[1:], pipeline)
+    refuse_unknown_flags(parser, argv[1:])
+    words = sparse_words(argv[1:], pipeline)
     return _request(command, pipeline, parser.parse_intermixed_args(words))
 
 
@@ -164,7 +165,7 @@ def parse_output(command: str, argv: Sequence[str]) -> argparse.Namespace:
         help="where the result of a run to a URL was made, or is made again; by default the "
         "current folder",
     )
-    _refuse_unknown_flags(parser, argv)
+    refuse_unknown_flags(parser, argv)
     found = parser.parse_args(argv)
     # As it was written in the command that is asked about.
     found.out = found.out.removeprefix("out=")
@@ -197,154 +198,18 @@ def _parser(command: str, pipeline: Pipeline, name: str) -> Parser:
     parser.add_argument("places", nargs="*", help=argparse.SUPPRESS)
     own = parser.add_argument_group(f"parameters of {pipeline.name}")
     for parameter in pipeline.parameters.values():
-        _add_parameter(own, parameter)
-    _add_opening(parser)
+        add_parameter(own, parameter, several=command == "sweep")
+    add_opening(parser)
     if command == "check":
-        _add_check(parser)
+        add_check(parser)
     else:
-        _add_run(parser)
-    if command == "plan":
-        parser.add_argument(
-            "--explain",
-            action="store_true",
-            help="say why each stage has its blocks, and what the next best would cost",
-        )
+        add_run(parser)
+    if command == "sweep":
+        parser.add_argument("--plan", action="store_true", help=COMMANDS["plan"])
+    if command in ("plan", "sweep"):
+        add_explain(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     return parser
-
-
-def _add_parameter(group: Any, parameter: Parameter) -> None:
-    default = "required" if parameter.required else f"default {parameter.default}"
-    group.add_argument(
-        f"--{parameter.name.replace('_', '-')}",
-        dest=f"parameter {parameter.name}",
-        metavar=parameter.type_name.split(" ")[0].split("[")[0].upper(),
-        type=parameter.parse,
-        default=None,
-        help=f"{parameter.help} ({default})".replace("%", "%%").strip(),
-    )
-
-
-def _add_opening(parser: Parser) -> None:
-    group = parser.add_argument_group(
-        "what an input's file does not say (for one of several images: NAME=VALUE)"
-    )
-    add = group.add_argument
-    add("--input-level", action="append", metavar="N", help="scale level, 0 the finest")
-    add("--input-axes", action="append", metavar="AXES", help="axes as stored, such as tyx")
-    add(
-        "--input-scale",
-        action="append",
-        metavar="SIZE",
-        help="voxel size: one number, or z,y,x separated by commas",
-    )
-    add("--input-unit", action="append", metavar="UNIT", help="unit of the voxel size: micrometer")
-    add(
-        "--sparse",
-        action="append",
-        default=[],
-        metavar="[NAME]",
-        help="chunks that are missing in an input (all inputs without a NAME) hold the fill value; "
-        "by default a missing chunk is an error",
-    )
-
-
-def _sparse_words(words: Sequence[str], pipeline: Pipeline) -> list[str]:
-    """Join ``--sparse`` and the image it speaks of; without one it speaks of all."""
-    joined: list[str] = []
-    for word in words:
-        if joined and joined[-1] == "--sparse=" and word in pipeline.images:
-            joined[-1] += word
-        else:
-            joined.append("--sparse=" if word == "--sparse" else word)
-    return joined
-
-
-def _add_run(parser: Parser) -> None:
-    group = parser.add_argument_group("the run")
-    add = group.add_argument
-    add(
-        "--memory",
-        help="for the whole run, all processes, such as 4GiB (default: most of what is free)",
-    )
-    add(
-        "--workers",
-        type=int,
-        help="worker processes, even for a small image (default: as few as can be; kernels in "
-        "plain Python, which hold the GIL, want one for each core)",
-    )
-    add("--threads", type=int, help="blocks that each worker computes at once (default: all cores)")
-    add("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where kernels run")
-    add("--device-memory", help="what may be used of each GPU, such as 16GiB (default: most of it)")
-    add("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, such as tls://host:8786")
-    add("--serial", action="store_true", help="one process, one block at a time, without Dask")
-    add(
-        "--chunks",
-        metavar="AXIS=N,...",
-        help="chunk lengths of the output images, such as z=1,y=1024,x=1024 (default: those of the "
-        "input, or about a million voxels)",
-    )
-    add(
-        "--levels",
-        type=int,
-        metavar="N",
-        help="scale levels of the output images at most; 1 makes no pyramid (default: until the "
-        "image fits a screen)",
-    )
-    add(
-        "--keep",
-        choices=KEEP,
-        default="auto",
-        help="where what later stages need again is kept meanwhile (default: auto: in memory where "
-        "there is room, and on disk too if it takes long to make)",
-    )
-    add(
-        "--on-error",
-        choices=ON_ERROR,
-        default="fail",
-        help="where an input cannot be read or a kernel fails: fail publishes nothing; the others "
-        "go on and list it in quarantine.json: skip leaves out all that depends on it, fill takes "
-        "what cannot be read for 0 (NaN in floats)",
-    )
-    add(
-        "--stall",
-        type=float,
-        metavar="SECONDS",
-        help="for how long a cluster may stand still, no block ending and no core used, before "
-        "workers that hang are replaced (default: 600)",
-    )
-    add(
-        "--insecure",
-        action="store_true",
-        help="use a scheduler on a network without encryption (tcp://) all the same",
-    )
-    add("--overwrite", action="store_true", help="replace an output once the new one is whole")
-    add(
-        "--update",
-        action="store_true",
-        help="the same, and compute those blocks alone that changed since the output was made",
-    )
-    add(
-        "--staging",
-        metavar="DIR",
-        help="where a result for a URL is made before it is uploaded (default: the current folder)",
-    )
-
-
-def _add_check(parser: Parser) -> None:
-    parser.add_argument_group("the check").add_argument(
-        "--part", type=int, default=128, help="voxels per axis of the part that is checked"
-    )
-
-
-def _refuse_unknown_flags(parser: Parser, words: Sequence[str]) -> None:
-    known = parser.flags()
-    for word in words:
-        flag = word.partition("=")[0]
-        if flag.startswith("--") and flag not in known:
-            close = get_close_matches(flag, known, n=1)
-            meant = f"; did you mean {close[0]}?" if close else ""
-            raise UsageError(f"unknown flag {flag}{meant} (see {parser.prog} --help)")
 
 
 def _request(command: str, pipeline: Pipeline, found: argparse.Namespace) -> Request:
@@ -368,12 +233,28 @@ def _request(command: str, pipeline: Pipeline, found: argparse.Namespace) -> Req
         for n, v in vars(found).items()
         if n.startswith(prefix) and v is not None
     }
+    if command == "sweep":
+        request.plan_only = found.plan or found.explain
+        _take_out_swept(request)
     request.opening = _opening(pipeline, found)
     if command == "check":
         request.part = found.part
     else:
         request.options = {n: getattr(found, n) for n in RUN_OPTIONS if n not in ("out", "sparse")}
     return request
+
+
+def _take_out_swept(request: Request) -> None:
+    """Tell the parameters that are swept over from those of a single value."""
+    several, pipeline = request.parameters, request.pipeline
+    request.swept = {n: v for n, v in several.items() if len(v) > 1}
+    request.parameters = {n: v[0] for n, v in several.items() if n not in request.swept}
+    if not request.swept:
+        such = next((n.replace("_", "-") for n in pipeline.parameters), "sigma")
+        raise UsageError(
+            f"no parameter of {pipeline.name} has several values, so there is nothing to sweep "
+            f"over: give them with commas between, such as --{such} 1,2,3, or use lepton-pipe run"
+        )
 
 
 def _opening(pipeline: Pipeline, found: argparse.Namespace) -> dict[str, dict[str, Any]]:

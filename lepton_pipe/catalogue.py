@@ -107,5 +107,7 @@ def _pipelines_of(module: ModuleType) -> dict[str, Pipeline]:
     return {
         value.name: value
         for value in vars(module).values()
-        if isinstance(value, Pipeline) and value.fn.__module__ == module.__name__
+        if isinstance(value, Pipeline)
+        and value.fn.__module__ == module.__name__
+        and not value.swept
     }

@@ -1,4 +1,4 @@
-"""The command line: ``lepton-pipe run | plan | check | status | verify | clean | list | demo``."""
+"""The command line, ``lepton-pipe COMMAND``: see `lepton_pipe.arguments.COMMANDS`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (``lepton-pipe list | head``); do not complain at exit.
         for stream in (sys.stdout, sys.stderr):
             silence(stream)
-        runs = (sys.argv[1:] if argv is None else list(argv))[:1] in (["run"], ["demo"])
+        runs = (sys.argv[1:] if argv is None else list(argv))[:1] in (["run"], ["sweep"], ["demo"])
         return int(ExitStatus.FAILED if runs else ExitStatus.COMPLETE)
     except Exception as error:  # noqa: BLE001  whatever it is, the status must say that it failed
         if isinstance(error, OSError) and _is_of_print(error):
@@ -106,6 +106,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     commands = {
         "run": _run,
+        "sweep": _sweep,
         "plan": _plan,
         "check": _check,
         "status": _status,
@@ -145,8 +146,17 @@ def _request(command: str, argv: list[str]) -> Request | None:
 
 def _run(argv: list[str]) -> int:
     request = _request("run", argv)
+    return 0 if request is None else _run_as_asked(request)
+
+
+def _sweep(argv: list[str]) -> int:
+    request = _request("sweep", argv)
     if request is None:
         return 0
+    return _show_plan(request) if request.plan_only else _run_as_asked(request)
+
+
+def _run_as_asked(request: Request) -> int:
     plan = request.plan()
     if not request.json:
         _say(str(plan))
@@ -166,8 +176,10 @@ def _run(argv: list[str]) -> int:
 
 def _plan(argv: list[str]) -> int:
     request = _request("plan", argv)
-    if request is None:
-        return 0
+    return 0 if request is None else _show_plan(request)
+
+
+def _show_plan(request: Request) -> int:
     plan = request.plan()
     if request.json:
         _print_json(plan.to_json())

@@ -7,8 +7,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from lepton_pipe.arguments import Parser
 from lepton_pipe.catalogue import find_pipeline
+from lepton_pipe.flags import Parser
 
 PICTURE = "hubble_deep_field.jpg"
 

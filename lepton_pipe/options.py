@@ -12,7 +12,7 @@ from lepton_pipe.device import DeviceChoice
 from lepton_pipe.errors import UsageError
 
 # Words of the command line that no pipeline may use for an image or parameter of its own.
-RESERVED = ("json", "help", "part")
+RESERVED = ("json", "help", "part", "plan", "explain")
 OnError = Literal["fail", "skip", "fill"]
 Keep = Literal["auto", "memory", "disk"]
 KEEP: tuple[Keep, ...] = ("auto", "memory", "disk")

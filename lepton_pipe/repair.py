@@ -132,7 +132,7 @@ def _make_again(
     told = _told(out)
     if remote is not None and handed.pipeline is None:
         _refuse_file(remote, told.asked)
-    chosen = handed.pipeline or _pipeline(told.asked)
+    chosen = _swept(handed.pipeline or _pipeline(told.asked), told.asked)
     handed.say(f"to repair {remote or out}, this is run: {_in_words(told.asked, handed.pipeline)}")
     if MARKER in spoilt.names:
         with OutputLock(out):
@@ -186,10 +186,17 @@ def _pipeline(asked: Mapping[str, Any]) -> Pipeline:
         ) from error
 
 
+def _swept(pipeline: Pipeline, asked: Mapping[str, Any]) -> Pipeline:
+    """Have a pipeline sweep over what it did, where it is not handed in so."""
+    values = {n: from_plain(v) for n, v in asked.get("swept", ())}
+    return pipeline.sweep(**values) if values and not pipeline.swept else pipeline
+
+
 def _in_words(asked: Mapping[str, Any], pipeline: Pipeline | None) -> str:
     name = pipeline.name if pipeline is not None else str(asked["pipeline"])
     places = (f"{n}={'an array' if i is None else i['at']}" for n, i in asked["images"].items())
-    flags = (f"{n}={v}" for n, v in asked["parameters"].items())
+    parameters = {**asked["parameters"], **dict(asked.get("swept", ()))}
+    flags = (f"{n}={v}" for n, v in parameters.items())
     return " ".join([shlex.quote(name), *map(shlex.quote, (*places, *flags))])
 
 

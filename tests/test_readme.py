@@ -50,6 +50,7 @@ SHELL_LINES = [
 ]
 FILES = {code.split("\n")[0].lstrip("# "): code for code in fenced("python") if code[0] == "#"}
 SNIPPETS = [code for code in fenced("python") if code[0] != "#"]
+SWEPT = next(line for line in SHELL_LINES if "out=sweep.zarr" in line)
 EXPLAINED = next(line for line in SHELL_LINES if "--explain" in line)
 
 
@@ -130,8 +131,8 @@ def test_two_commands_are_those_of_ci() -> None:
 
 def test_there_is_something_to_run() -> None:
     assert list(FILES) == ["coins.py", "contrast.py"]
-    assert len(SNIPPETS) == 5
-    assert len(SHELL_LINES) == 11
+    assert len(SNIPPETS) == 7
+    assert len(SHELL_LINES) == 13
 
 
 def test_own_pipeline_has_fifteen_lines() -> None:
@@ -184,7 +185,7 @@ def test_check_finds_the_wrong_depth(run: Run) -> None:
 def test_snippet(run: Run, code: str) -> None:
     if "pandas" in code:
         pytest.importorskip("pandas")
-    made = run("test -d coins.zarr || python coins.py")
+    made = run(f"(test -d coins.zarr || python coins.py) && (test -d sweep.zarr || {SWEPT})")
     assert made.returncode == 0, made.stderr
     done = run(f"python - <<'END'\n{code}\nEND")
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from lepton_pipe.plan.model import (
     StoredArray,
     Write,
 )
+from lepton_pipe.plan.parts import Parts
 from lepton_pipe.plan.planner import baseline, make_plan
 from lepton_pipe.plan.rates import NOMINAL, Rates
 from lepton_pipe.plan.wanted import parse_chunks
@@ -23,6 +24,7 @@ __all__ = [
     "Decision",
     "InputInfo",
     "Keep",
+    "Parts",
     "Plan",
     "Rates",
     "Read",

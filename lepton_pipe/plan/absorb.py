@@ -6,7 +6,7 @@ meet, and that nothing else wants the images between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -55,6 +55,26 @@ def last_use(spec: Spec, stage: Stage) -> dict[str, int]:
         for position, step in enumerate(stage.steps)
         for image in spec.image_inputs(spec[step])
     }
+
+
+def reads_before(
+    spec: Spec, stage: Stage, groups: Sequence[Group], regions: Iterable[str]
+) -> list[list[str]]:
+    """Return the images to read before each group: those that it is the first to need.
+
+    An image that no step needs is written as it is; those come before the first group. In a last
+    entry are those of a task without any group.
+    """
+    waiting = [r.step for r in stage.reads if r.step in set(regions)]
+    needed = [{i for s in group.steps for i in spec.image_inputs(spec[s])} for group in groups]
+    idle = [i for i in waiting if not any(i in some for some in needed)]
+    found, read = [], set(idle)
+    for some in needed:
+        found.append([i for i in waiting if i in some - read])
+        read |= some
+    found.append([])
+    found[0] = [*idle, *found[0]]
+    return found
 
 
 def results_of(stage: Stage, group: Sequence[str], last: Mapping[str, int]) -> set[str]:

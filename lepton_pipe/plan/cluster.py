@@ -9,6 +9,7 @@ from functools import partial
 from lepton_pipe.errors import MemoryRefusedError
 from lepton_pipe.plan.holding import Keep
 from lepton_pipe.plan.model import InputInfo, Plan, Resources
+from lepton_pipe.plan.parts import Parts
 from lepton_pipe.plan.planner import make_plan
 from lepton_pipe.plan.rates import NOMINAL, Rates
 from lepton_pipe.spec import Spec
@@ -27,6 +28,7 @@ def plan_where_it_pays(
     chunks: Mapping[str, int] | None = None,
     levels: int | None = None,
     keep: Keep = "disk",
+    parts: Parts = (),
 ) -> Plan:
     """Plan a run for a local cluster, or for threads of this process where that is better.
 
@@ -37,7 +39,7 @@ def plan_where_it_pays(
     ----------
     resources
         Those of the cluster.
-    rates, chunks, levels, keep
+    rates, chunks, levels, keep, parts
         As for `make_plan`.
 
     Raises
@@ -45,7 +47,16 @@ def plan_where_it_pays(
     RefusedError
         As `make_plan`; the memory that it names is enough for threads of this process.
     """
-    make = partial(make_plan, spec, inputs, rates=rates, chunks=chunks, levels=levels, keep=keep)
+    make = partial(
+        make_plan,
+        spec,
+        inputs,
+        rates=rates,
+        chunks=chunks,
+        levels=levels,
+        keep=keep,
+        parts=parts,
+    )
     here = replace(resources, workers=0, threads=resources.slots)
     try:
         made = make(resources)

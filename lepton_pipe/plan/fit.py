@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from lepton_pipe.geometry import Blocks, Grid, Region
-from lepton_pipe.plan.absorb import Group, absorbing_groups
+from lepton_pipe.plan.absorb import Group, absorbing_groups, last_use
 from lepton_pipe.plan.layout import choose_layout
 from lepton_pipe.plan.levels import Levels
 from lepton_pipe.plan.memory import task_bytes, typical_block
@@ -28,7 +28,7 @@ from lepton_pipe.plan.model import (
 )
 from lepton_pipe.plan.on_device import Devices
 from lepton_pipe.plan.rates import COPY_NS, NOMINAL, Rates
-from lepton_pipe.plan.regions import block_regions, place_of, slab_regions, sweep_source
+from lepton_pipe.plan.regions import block_regions, for_image, place_of, slab_regions, sweep_source
 from lepton_pipe.plan.reuse import Cached, block_order
 from lepton_pipe.plan.shape import LARGE_BLOCK_VOXELS, candidates, choose_block, common_unit
 from lepton_pipe.plan.traffic import (
@@ -212,9 +212,11 @@ class Fitter:
         """Add the coarser levels that each block makes whole units of, as far as they fit."""
         for write in stage.writes:
             for extra in self.coarser(write, stage):
-                more = () if extra.step in stage.steps else (extra.step,)
-                steps, writes = (*stage.steps, *more), (*stage.writes, extra)
-                wider = replace(stage, steps=steps, writes=writes)
+                wider = replace(
+                    stage,
+                    steps=self._with_step(stage, extra.step),
+                    writes=(*stage.writes, extra),
+                )
                 if at_once * self._task_bytes(wider) > self.budget:
                     return stage
                 here, there = (self.devices.need(s) for s in (stage, wider))
@@ -222,6 +224,15 @@ class Fitter:
                     return stage
                 stage = wider
         return stage
+
+    def _with_step(self, stage: Stage, level: str) -> tuple[str, ...]:
+        """Add a scale level as soon as nothing else needs its image: that is let go then."""
+        if level in stage.steps:
+            return stage.steps
+        (source,) = self.spec.image_inputs(self.spec[level])
+        own = [stage.steps.index(source)] if source in stage.steps else []
+        after = max([*own, last_use(self.spec, stage).get(source, -1)]) + 1
+        return (*stage.steps[:after], level, *stage.steps[after:])
 
     def coarser(self, write: Write, stage: Stage) -> list[Write]:
         """Return the writes of coarser levels that the blocks of a stage cover exactly."""
@@ -273,6 +284,7 @@ class Fitter:
 
     def _decoding(self, stage: Stage, read: Read) -> Decoding:
         """Return how often the chunks of an image are decoded; found once for all budgets."""
+        stage = for_image(self.spec, stage, read.step)
         where = (stage.grid.shape, stage.block, stage.order, stage.sweep)
         key = (read, *where, stage.steps, stage.reduces, stage.writes)
         found = self._decodings.get(key)
@@ -364,40 +376,3 @@ def written_beside_outputs(spec: Spec, stages: Sequence[Stage], levels: Levels) 
         if not all(w.array.startswith(SCRATCH) for w in writes):
             found |= {w.step for w in writes}
     return found
-
-
-def scale_stages(fitter: Fitter, stages: Sequence[Stage]) -> list[Stage]:
-    """Return the stages that make the scale levels no other stage makes in passing.
-
-    Each reads the coarsest level there is so far and writes as many more as its blocks cover.
-    """
-    made: list[Stage] = []
-    for name, array in fitter.arrays.items():
-        if not array.output:
-            continue
-        level = max(w.level for s in stages for w in s.writes if w.array == name)
-        while level + 1 < len(array.levels):
-            stage = _scale_stage(fitter, name, level)
-            made.append(stage)
-            level = max(w.level for w in stage.writes)
-    return made
-
-
-def _scale_stage(fitter: Fitter, name: str, level: int) -> Stage:
-    array = fitter.arrays[name]
-    grid = array.levels[level].grid
-    factors = tuple(fitter.spec[level_step(array.step, level + 1)].args["factor"])
-    first = Write(level_step(array.step, level + 1), name, level + 1, factors)
-    stage = Stage(
-        index=0,
-        name=f"scale-{name}",
-        grid=grid,
-        block=grid.shape,
-        reads=(Read(level_step(array.step, level), name, level),),
-        steps=(first.step,),
-        reduces=(),
-        writes=(first,),
-        values=(),
-    )
-    unit = [u * f for u, f in zip(array.levels[level + 1].unit, factors, strict=True)]
-    return fitter.fit_scale(stage, common_unit([unit], grid))

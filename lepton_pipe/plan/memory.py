@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lepton_pipe.device.lanes import STAGING_BYTES
 from lepton_pipe.geometry import Blocks, Region
-from lepton_pipe.plan.absorb import Group, last_use, results_of
+from lepton_pipe.plan.absorb import Group, last_use, reads_before, results_of
 from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
 from lepton_pipe.plan.model import InputInfo, Stage, StoredArray
 from lepton_pipe.plan.regions import (
@@ -29,6 +29,8 @@ from lepton_pipe.spec import ImageType, Spec, Step, TableType, ValueType
 _SMALL_THINGS = 2**20
 # Planes that a step before a filter makes, and as the filter takes them.
 _PLANES = 4
+# A partial as it is counted, as it is returned, and the fold of several.
+_PARTIALS = 3
 
 
 # Bytes for each voxel of an image of which a table is made: objects of some 1,500 voxels, 230
@@ -150,20 +152,50 @@ def _walk(
 ) -> int:
     last = last_use(spec, stage)
     position = {s: i for i, s in enumerate(stage.steps)}
-    held: dict[str, int] = {}
-    peak = 0
-    for image in [r.step for r in stage.reads if r.step in regions]:
-        held[image] = region_bytes(spec.image_type(image), regions[image])
-        peak = max(peak, sum(held.values()) + codec.reading[image] + codec.writing.get(image, 0))
-    for group in fused_groups(spec, stage, steps, regions):
+    groups = fused_groups(spec, stage, steps, regions)
+    holding = _Holding(last)
+
+    def read(images: Sequence[str]) -> None:
+        for image in images:
+            holding.images[image] = region_bytes(spec.image_type(image), regions[image])
+            holding.peak_with(codec.reading[image] + codec.writing.get(image, 0))
+            holding.free_if_unused(image)
+
+    *before, rest = reads_before(spec, stage, groups, regions)
+    for group, images in zip(groups, before, strict=True):
+        read(images)
         results, moment = _group_bytes(spec, stage, group, regions, last)
-        held |= results
+        holding.images |= results
         writing = max(codec.writing.get(s, 0) for s in group.steps)
-        peak = max(peak, sum(held.values()) + max(moment, writing))
-        done = position[group.steps[-1]]
-        for image in [i for i in held if last.get(i, -1) <= done]:
-            del held[image]
-    return peak
+        holding.peak_with(max(moment, writing))
+        holding.partials += sum(_partial_bytes(spec[s]) // _PARTIALS for s in group.steps)
+        holding.free_after(position[group.steps[-1]])
+    read(rest)
+    return holding.peak
+
+
+@dataclass
+class _Holding:
+    """What a task holds at a step, and has held at most: bytes of images, and of partials."""
+
+    last: Mapping[str, int]
+    images: dict[str, int] = field(default_factory=dict)
+    partials: int = 0
+    peak: int = 0
+
+    def peak_with(self, moment: int) -> None:
+        """Note what is held, with what is needed besides for a moment."""
+        self.peak = max(self.peak, sum(self.images.values()) + self.partials + moment)
+
+    def free_after(self, position: int) -> None:
+        """Let go of images that nothing after a step needs."""
+        for image in [i for i in self.images if self.last.get(i, -1) <= position]:
+            del self.images[image]
+
+    def free_if_unused(self, image: str) -> None:
+        """Let go of an image that was read to be written as it is."""
+        if image not in self.last:
+            del self.images[image]
 
 
 def _group_bytes(
@@ -225,11 +257,11 @@ def step_bytes(spec: Spec, step: Step, region: Region) -> tuple[int, int]:
 
 
 def _partial_bytes(step: Step) -> int:
-    """Return what a reduction to an array takes: as it counts, what it returns, and their fold."""
+    """Return what a reduction to an array takes while it runs."""
     type_ = step.type
     if not isinstance(type_, ValueType):
         return 0  # how long a table will be, nobody knows
-    return 3 * prod(type_.shape) * np.dtype(type_.dtype).itemsize
+    return _PARTIALS * prod(type_.shape) * np.dtype(type_.dtype).itemsize
 
 
 def _sweep_bytes(spec: Spec, stage: Stage, block: Region, codec: Codec) -> int:

@@ -5,7 +5,7 @@ A plan is built from types alone and opens nothing. Executors read it; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -311,6 +311,7 @@ class Plan:
     """Everything a run will do, decided before it starts.
 
     ``pipeline`` is what the user bound; ``spec`` has the steps that make scale levels as well.
+    ``parts`` are the variants of a sweep that are in the same stages, see `lepton_pipe.plan.parts`.
     """
 
     pipeline: Spec
@@ -321,6 +322,7 @@ class Plan:
     decisions: tuple[Decision, ...]
     resources: Resources
     peak_bytes: int
+    parts: Sequence[Sequence[str]] = ()
 
     @property
     def tasks(self) -> int:

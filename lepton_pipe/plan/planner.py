@@ -10,7 +10,7 @@ from lepton_pipe.errors import DeviceRefusedError, MemoryRefusedError, RefusedEr
 from lepton_pipe.geometry import Grid, Layout
 from lepton_pipe.kernels.resample import downsample
 from lepton_pipe.plan.counted import with_counts
-from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, scale_stages, written_beside_outputs
+from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, written_beside_outputs
 from lepton_pipe.plan.holding import Holding, Keep
 from lepton_pipe.plan.keeping import keep_between_stages, task_and_cache
 from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
@@ -30,7 +30,9 @@ from lepton_pipe.plan.model import (
     level_step,
 )
 from lepton_pipe.plan.on_device import Devices
+from lepton_pipe.plan.parts import Parts, first_parts, halved, part_of_steps, parted
 from lepton_pipe.plan.rates import NOMINAL, Rates
+from lepton_pipe.plan.scaling import scale_stages
 from lepton_pipe.plan.stages import Draft, choose_kept, closure, draft_stages, stage_name
 from lepton_pipe.plan.wanted import refuse_chunks, refuse_unknown_axes
 from lepton_pipe.spec import Image, ImageType, Ref, Spec, Step
@@ -75,6 +77,7 @@ def make_plan(
     chunks: Mapping[str, int] | None = None,
     levels: int | None = None,
     keep: Keep = "disk",
+    parts: Parts = (),
 ) -> Plan:
     """Plan a run.
 
@@ -97,6 +100,8 @@ def make_plan(
     keep
         Whether what stages need of earlier ones stays in memory, where one process computes all
         blocks: "memory" and "disk" as they say, "auto" where there is room for it.
+    parts
+        Variants of a sweep that were in the same stages in an earlier plan.
 
     Raises
     ------
@@ -116,7 +121,11 @@ def make_plan(
 
     def make(**given: int) -> Plan:
         here = replace(resources, **given)  # type: ignore[arg-type]  # numbers, as they are there
-        return _plan(costed, inputs, here, tiling, rates, _Stored(chunks, levels, keep))
+        stored = _Stored(chunks, levels, keep)
+        return _plan_in_parts(
+            lambda some: _plan(costed, inputs, here, tiling, rates, stored, some),
+            first_parts(spec, parts),
+        )
 
     try:
         return make()
@@ -136,6 +145,17 @@ def make_plan(
             f"{error}; give the run at least {enough // MIB} MiB{serial}, or store the input in "
             "smaller chunks"
         ) from None
+
+
+def _plan_in_parts(make: Callable[[Parts], Plan], parts: Parts) -> Plan:
+    """Return a plan with as few parts as fit the memory."""
+    while True:
+        try:
+            return make(parts)
+        except (MemoryRefusedError, DeviceRefusedError):
+            parts = halved(parts)
+            if not parts:
+                raise
 
 
 def _enough(make: Callable[[int], Plan], refused: int, hint: int) -> int:
@@ -178,13 +198,14 @@ def _plan(
     tiling: Mapping[str, int] | None,
     rates: Rates,
     wanted: _Stored,
+    parts: Parts,
 ) -> Plan:
     _refuse_tiny_memory(resources)
     levels = assign_levels(spec)
     stored, decisions = choose_kept(spec, levels, rates)
-    skeletons = [
-        _skeleton(spec, levels, stored, draft) for draft in draft_stages(spec, levels, stored)
-    ]
+    part_of = part_of_steps(spec, parts)
+    drafts = parted(draft_stages(spec, levels, stored), part_of)
+    skeletons = [_skeleton(spec, levels, stored, draft) for draft in drafts]
     beside = written_beside_outputs(spec, skeletons, levels)
     arrays = _stored_arrays(spec, stored, inputs, tiling, wanted, beside)
     full = with_scale_levels(spec, wanted.levels)
@@ -195,7 +216,7 @@ def _plan(
     devices = Devices(full, resources.device_memory, processes)
     fitter = Fitter(full, arrays, inputs, budget, resources.slots, devices, rates, tiling)
     stages = fitter.fit(skeletons, levels)
-    stages += scale_stages(fitter, stages)
+    stages += scale_stages(fitter, stages, part_of)
     if wanted.keep != "disk" and resources.processes == 1:
         stages, arrays, decisions = Holding(fitter, wanted.keep).choose(stages, decisions)
     if resources.in_process:
@@ -210,6 +231,7 @@ def _plan(
         stages=tuple(stages),
         decisions=tuple(decisions),
         resources=resources,
+        parts=parts,
         peak_bytes=baseline(resources) + tables + int(worst * ALLOCATOR_SLACK),
     )
 

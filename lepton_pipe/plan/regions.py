@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lepton_pipe.geometry import Depth, Grid, Region
 from lepton_pipe.plan.model import Stage, Write
@@ -72,6 +73,25 @@ def block_regions(spec: Spec, stage: Stage, block: Region) -> dict[str, Region]:
     for step_id in stage.reduces:
         _want_inputs(spec, spec[step_id], block, wanted)
     return _propagate(spec, stage.steps, wanted)
+
+
+def for_image(spec: Spec, stage: Stage, image: str) -> Stage:
+    """Return a stage with those of its steps alone that need an image, one way or another.
+
+    They decide which region of it a block reads. In a sweep they are a few of many.
+    """
+    if stage.sweep is not None:
+        return stage
+    users = {image}
+    for step in stage.steps:
+        if not users.isdisjoint(spec.image_inputs(spec[step])):
+            users.add(step)
+    return replace(
+        stage,
+        steps=tuple(s for s in stage.steps if s in users),
+        reduces=tuple(s for s in stage.reduces if s in users),
+        writes=tuple(w for w in stage.writes if w.step in users),
+    )
 
 
 def slab_regions(

@@ -174,9 +174,22 @@ def stage_name(spec: Spec, steps: Sequence[str], reads: Sequence[str]) -> str:
     named = [s for s in steps if not _is_operator(spec[s])] or list(steps)
     if not named:
         return "+".join(f"copy-{r}" for r in reads)
-    dearest = sorted(named, key=lambda s: -spec[s].cost)[:WORDS]
-    words = [s for s in named if s in dearest]
-    return "+".join(words) + ("+.." if len(words) < len(named) else "")
+    kinds = alike(named)
+    dearest = sorted(kinds, key=lambda k: -sum(spec[s].cost for s in kinds[k]))[:WORDS]
+    words = [kind for kind in kinds if kind in dearest]
+    return "+".join(words) + ("+.." if len(words) < len(kinds) else "")
+
+
+def alike(steps: Iterable[str]) -> dict[str, list[str]]:
+    """Return steps by what they are called together: a sweep has one of a kind for each variant.
+
+    >>> alike(["gaussian[sigma=1]", "gaussian[sigma=2]", "otsu"])
+    {'gaussian*2': ['gaussian[sigma=1]', 'gaussian[sigma=2]'], 'otsu': ['otsu']}
+    """
+    kinds: dict[str, list[str]] = {}
+    for step in steps:
+        kinds.setdefault(step.partition("[")[0], []).append(step)
+    return {ids[0] if len(ids) == 1 else f"{k}*{len(ids)}": ids for k, ids in kinds.items()}
 
 
 def _is_operator(step: Step) -> bool:

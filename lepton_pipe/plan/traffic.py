@@ -8,7 +8,7 @@ from math import prod
 
 from lepton_pipe.geometry import Grid, Region
 from lepton_pipe.plan.model import InputInfo, Read, Stage, StoredArray, Write
-from lepton_pipe.plan.regions import block_regions, slab_regions
+from lepton_pipe.plan.regions import block_regions, for_image, slab_regions
 from lepton_pipe.plan.reuse import Cached, cache_sizes, touches
 from lepton_pipe.spec import Spec
 
@@ -30,7 +30,8 @@ def bytes_read(spec: Spec, stage: Stage) -> int:
     Regions of blocks are products of ranges along each axis, so sums over all blocks are products
     of sums along each axis; blocks are followed along one axis at a time.
     """
-    return sum(_read_bytes(spec, stage, read.step) for read in stage.reads)
+    images = [read.step for read in stage.reads]
+    return sum(_read_bytes(spec, for_image(spec, stage, image), image) for image in images)
 
 
 def _read_bytes(spec: Spec, stage: Stage, image: str) -> int:

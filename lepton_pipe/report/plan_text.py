@@ -11,32 +11,36 @@ from rich.console import Console
 from rich.table import Table
 
 from lepton_pipe.geometry import Depth
-from lepton_pipe.plan import Plan, Stage, why_no_cluster
+from lepton_pipe.plan import Plan, Stage, StoredArray, why_no_cluster
 from lepton_pipe.plan.regions import accumulated_depth
+from lepton_pipe.plan.stages import alike
 
 WIDTH = 110
 
 
 def plan_text(plan: Plan, out: str) -> str:
     """Return the plan as text: inputs, stages, outputs, memory, time, and why things are kept."""
-    lines = [f"{plan.pipeline.pipeline} -> {out}", *_input_lines(plan), _table_text(plan)]
+    table = table_text(_stage_table(plan))
+    lines = [f"{plan.pipeline.pipeline} -> {out}", *_input_lines(plan), table]
     notes = [*_output_lines(plan), *_decision_lines(plan), _resource_line(plan)]
     lines += [textwrap.fill(n, WIDTH, initial_indent="  ", subsequent_indent="    ") for n in notes]
     return "\n".join(lines)
 
 
-def _table_text(plan: Plan) -> str:
+def table_text(table: Table) -> str:
+    """Return a table as text."""
     # Plain text wherever it is printed: in a terminal, a notebook, or a file.
     console = Console(
         file=io.StringIO(),
         width=WIDTH,
         highlight=False,
+        markup=False,
         force_jupyter=False,
         force_terminal=False,
         color_system=None,
     )
     with console.capture() as capture:
-        console.print(_stage_table(plan))
+        console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
@@ -78,7 +82,7 @@ def _stage_table(plan: Plan) -> Table:
 
 
 def _kernels(stage: Stage) -> list[str]:
-    words = [s for s in stage.steps if "@" not in s]
+    words = list(alike(s for s in stage.steps if "@" not in s))
     levels = [s for s in stage.steps if "@" in s]
     if levels:
         words.append(f"+{count(len(levels), 'scale level')}")
@@ -97,17 +101,23 @@ def depth_text(depth: Depth) -> str:
 
 
 def _output_lines(plan: Plan) -> list[str]:
-    lines = []
-    for array in plan.arrays.values():
-        if array.output:
-            first = array.levels[0]
-            shards = f", shards {by(first.shards)}" if first.shards else ""
-            levels = count(len(array.levels), "scale level")
-            lines.append(
-                f"{array.name}: {array.type.kind} {array.type.dtype}, {levels}, chunks "
-                f"{by(first.chunks)}{shards}, {size(array.nbytes)} uncompressed"
-            )
-    return lines
+    stored: dict[tuple[str, str], list[str]] = {}
+    for array in (a for a in plan.arrays.values() if a.output):
+        last = array.name.rpartition("/")[2]
+        stored.setdefault((last, _stored_as(array)), []).append(array.name)
+    return [
+        f"{names[0]}: {text}" if len(names) == 1 else f"{last}, in {len(names)} folders: {text}"
+        for (last, text), names in stored.items()
+    ]
+
+
+def _stored_as(array: StoredArray) -> str:
+    first = array.levels[0]
+    shards = f", shards {by(first.shards)}" if first.shards else ""
+    return (
+        f"{array.type.kind} {array.type.dtype}, {count(len(array.levels), 'scale level')}, chunks "
+        f"{by(first.chunks)}{shards}, {size(array.nbytes)} uncompressed"
+    )
 
 
 def _decision_lines(plan: Plan) -> list[str]:
@@ -117,7 +127,12 @@ def _decision_lines(plan: Plan) -> list[str]:
         "keep and store": "kept in memory between stages, and stored",
         "recompute": "computed again",
     }
-    return [f"{d.step} is {words[d.choice]}: {d.reason}" for d in plan.decisions]
+    lines = []
+    for choice in dict.fromkeys(d.choice for d in plan.decisions):
+        reasons = {d.step: d.reason for d in plan.decisions if d.choice == choice}
+        for steps, ids in alike(reasons).items():
+            lines.append(f"{steps} is {words[choice]}: {reasons[ids[0]]}")
+    return lines
 
 
 def _resource_line(plan: Plan) -> str:

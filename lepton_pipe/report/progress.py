@@ -59,7 +59,7 @@ class Terminal:
         self._console = Console(stderr=True, highlight=False)
         self._live = sys.stderr.isatty()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

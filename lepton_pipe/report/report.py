@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from lepton_pipe.report.device import DeviceReport
 from lepton_pipe.report.plan_text import count
 from lepton_pipe.report.quarantine import QUARANTINE, Quarantined, quarantine_lines
 from lepton_pipe.report.tiers import kept_lines
+from lepton_pipe.report.variants import folder_lines, folders_of
 from lepton_pipe.spec import NotFinite, plain
 from lepton_pipe.store.output import Output
 from lepton_pipe.worker import Stats
@@ -117,6 +118,14 @@ class Report:
             stats.count(stage.stats.tiers)
         return stats.tiers
 
+    def _output_lines(self) -> list[str]:
+        folders = folders_of(self.outputs)
+        if not folders:
+            return [f"  {n}: {_describe(n, o, self.values)}" for n, o in self.outputs.items()]
+        told = {n: _in_folder(n, output) for n, output in self.outputs.items()}
+        brief = {n: _brief(n, output, self.values) for n, output in self.outputs.items()}
+        return folder_lines(folders, self.outputs, told, brief)
+
     def _lacking(self) -> dict[str, Any]:
         if not self.quarantine:
             return {}
@@ -133,8 +142,7 @@ class Report:
             f"{_mib(self.planned_bytes)} planned"
         )
         lines = [f"{self.out}  ({'nothing has changed' if self.unchanged else took})"]
-        for name, output in self.outputs.items():
-            lines.append(f"  {name}: {_describe(name, output, self.values)}")
+        lines += self._output_lines()
         lines += [f"  {s.name}: {s.device}" for s in self.stages if s.device is not None]
         lines += [f"  {cast}" for cast in self.casts if cast.is_worth_telling]
         lines += [
@@ -157,16 +165,39 @@ class Report:
 
 
 def _describe(name: str, output: dict[str, Any], values: dict[str, Any]) -> str:
+    brief, path = _brief(name, output, values), output["path"]
     if output["kind"] == "table":
-        return f"{output['rows']} rows in {output['path']}"
+        return f"{brief} in {path}"
+    if output["kind"] == "value":
+        return brief if _is_shown(values[name]) else f"{brief} in {path}"
+    return f"{brief} in {path}/, {_format(output)}"
+
+
+def _in_folder(name: str, output: dict[str, Any]) -> str:
+    path = PurePosixPath(output["path"]).name
+    if output["kind"] in ("table", "value"):
+        return f"{output['kind']} in {path}"
+    return f"{_brief(name, output, {})} in {path}/, {_format(output)}"
+
+
+def _brief(name: str, output: dict[str, Any], values: dict[str, Any]) -> str:
+    if output["kind"] == "table":
+        return f"{output['rows']} rows"
     if output["kind"] == "value":
         value = values[name]
-        if isinstance(value, np.ndarray) and value.size > _SHOWN:
-            return f"{value.size} numbers in {output['path']}"
+        if not _is_shown(value):
+            return f"{value.size} numbers"
         return f"{value.tolist()}" if isinstance(value, np.ndarray) else f"{value}"
     size = " x ".join(map(str, output["shape"]))
-    levels = count(output["levels"], "scale level")
-    return f"{output['kind']} {size} {output['dtype']} in {output['path']}/, OME-Zarr, {levels}"
+    return f"{output['kind']} {size} {output['dtype']}"
+
+
+def _is_shown(value: Any) -> bool:
+    return not isinstance(value, np.ndarray) or value.size <= _SHOWN
+
+
+def _format(output: dict[str, Any]) -> str:
+    return f"OME-Zarr, {count(output['levels'], 'scale level')}"
 
 
 def _mib(n: int) -> str:

@@ -32,6 +32,8 @@ def asked(
         "pipeline": reference,
         "digest": spec.digest,
         "parameters": {n: plain(v) for n, v in spec.parameters.items()},
+        # In the order in which they were given: variants are called by it.
+        "swept": [[n, plain(v)] for n, v in spec.swept.items()],
         "images": {n: _opened(s) for n, s in sources.items()},
         "options": dict(options),
     }
@@ -47,7 +49,9 @@ def _opened(source: Source) -> dict[str, Any] | None:
 def reference_of(pipeline: Definition) -> str | None:
     """Return what the command line calls a pipeline; None where it cannot be found by that."""
     module = sys.modules.get(pipeline.fn.__module__)
-    if module is None or not any(v is pipeline for v in vars(module).values()):
+    if module is None or not any(
+        isinstance(v, Definition) and v.fn is pipeline.fn for v in vars(module).values()
+    ):
         return None
     if module.__name__.startswith("lepton_pipe.pipelines."):
         return pipeline.name

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from lepton_pipe.errors import LeptonError
 from lepton_pipe.ledger import KNOWN, LEDGER
 from lepton_pipe.ledger.ledger import Ledger
-from lepton_pipe.plan import Rates, Resources
+from lepton_pipe.plan import Parts, Plan, Rates, Resources
 from lepton_pipe.run.hidden import HiddenFolder
 from lepton_pipe.run.layouts import PLANNED_WITH
 from lepton_pipe.run.machine import free_memory
@@ -34,16 +34,24 @@ class Earlier:
         What came of that on the machine as it was.
     rates
         What things cost, as far as that was known.
+    parts
+        Variants of a sweep that were in the same stages.
     """
 
     options: dict[str, Any]
     resources: Resources
     rates: Rates
+    parts: Parts = ()
 
 
-def planned_with(options: Mapping[str, Any], resources: Resources, rates: Rates) -> dict[str, Any]:
+def planned_with(options: Mapping[str, Any], plan: Plan, rates: Rates) -> dict[str, Any]:
     """Return what a plan was made with as plain data, see `Earlier`."""
-    return {"options": dict(options), "resources": asdict(resources), "rates": asdict(rates)}
+    return {
+        "options": dict(options),
+        "resources": asdict(plan.resources),
+        "rates": asdict(rates),
+        **({"parts": [list(part) for part in plan.parts]} if plan.parts else {}),
+    }
 
 
 class Asked(Protocol):
@@ -96,6 +104,9 @@ def _noted(path: Path) -> Earlier | None:
         found = ledger.get_fact(PLANNED_WITH)
         if found is not None:
             return Earlier(
-                dict(found["options"]), Resources(**found["resources"]), Rates(**found["rates"])
+                dict(found["options"]),
+                Resources(**found["resources"]),
+                Rates(**found["rates"]),
+                found.get("parts", ()),
             )
     return None

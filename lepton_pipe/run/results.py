@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from lepton_pipe.ledger.keys_recipe import installed_version
 from lepton_pipe.plan import Plan
 from lepton_pipe.report.quarantine import QUARANTINE
 from lepton_pipe.report.report import LACKING, Report, value_json
+from lepton_pipe.report.variants import COMPARISON, compared
 from lepton_pipe.run.quarantine import Quarantine
 from lepton_pipe.spec import ImageType, TableType
 from lepton_pipe.store.open import MARKER
 
 RECORD_FORMAT = 1
+VALUES = "values.json"
 _LIBRARIES = ("lepton-pipe", "dask", "distributed", "numpy", "scipy", "scikit-image", "zarr")
 
 
@@ -37,21 +39,26 @@ class Results:
 
     def clear(self) -> None:
         """Remove what is not published: scratch, and what a run left that was stopped."""
-        kept = {KNOWN, *(name for name, array in self._plan.arrays.items() if array.output)}
-        for path in list(self._folder.iterdir()):
-            if path.is_dir() and path.name not in kept:
+        images = (name for name, array in self._plan.arrays.items() if array.output)
+        self._clear(self._folder, {self._folder / name for name in (KNOWN, *images)})
+
+    def _clear(self, folder: Path, kept: Collection[Path]) -> None:
+        above = {parent for path in kept for parent in path.parents}
+        for path in [p for p in folder.iterdir() if p not in kept]:
+            if path in above:
+                self._clear(path, kept)
+            elif path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif not path.is_dir():
+            else:
                 path.unlink(missing_ok=True)
 
     def write(self, values: Mapping[str, Any], quarantine: Quarantine) -> None:
         """Write tables, values, and the list of what is lacking."""
         for name, step_id in self._plan.spec.outputs.items():
+            (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             self._write_output(name, step_id, values)
         self._write_quarantine(quarantine)
-        if self._report.values:
-            found = {n: value_json(v) for n, v in self._report.values.items()}
-            write_json(self._folder / "values.json", found)
+        self._write_values()
 
     def _write_output(self, name: str, step_id: str, values: Mapping[str, Any]) -> None:
         type_, outputs = self._plan.spec[step_id].type, self._report.outputs
@@ -69,7 +76,18 @@ class Results:
             outputs[name] = {"kind": "table", "path": f"{name}.parquet", "rows": rows}
         else:
             self._report.values[name] = values[step_id]
-            outputs[name] = {"kind": "value", "path": "values.json"}
+            outputs[name] = {"kind": "value", "path": str(PurePosixPath(name).parent / VALUES)}
+
+    def _write_values(self) -> None:
+        outputs = self._report.outputs
+        plain = {n: value_json(v) for n, v in self._report.values.items()}
+        files: dict[str, dict[str, Any]] = {}
+        for name, value in plain.items():
+            files.setdefault(outputs[name]["path"], {})[name.rpartition("/")[2]] = value
+        for path, found in files.items():
+            write_json(self._folder / path, found)
+        if swept := self._plan.pipeline.swept:
+            write_json(self._folder / COMPARISON, compared(swept, outputs, plain))
 
     def _write_quarantine(self, quarantine: Quarantine) -> None:
         self._report.quarantine = list(quarantine)

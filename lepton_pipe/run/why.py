@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_pipe.plan import Plan, Stage
+from lepton_pipe.plan.stages import alike
 from lepton_pipe.run.results import library_versions
 
 _SHOWN = 30
@@ -67,7 +68,9 @@ def why_another_recipe(plan: Plan, stage: Stage, record: Record) -> list[str]:
     now = {s["id"]: s for s in plan.pipeline.to_json()["steps"]}
     then = record.steps()
     ids = [s for s in (*(r.step for r in stage.reads), *stage.steps) if s in now]
-    reasons = [r for step in ids for r in _why_another_step(now[step], then.get(step))]
+    reasons = [f"{steps} is new" for steps in alike(s for s in ids if s not in then)]
+    known = [s for s in ids if s in then]
+    reasons += [r for step in known for r in _why_another_step(now[step], then[step])]
     if reasons:
         return reasons
     was = record.versions
@@ -79,11 +82,9 @@ def why_another_recipe(plan: Plan, stage: Stage, record: Record) -> list[str]:
     return reasons or ["blocks are laid out, or stored, in another way"]
 
 
-def _why_another_step(now: Mapping[str, Any], then: Mapping[str, Any] | None) -> Iterator[str]:
+def _why_another_step(now: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[str]:
     name = now["id"]
-    if then is None:
-        yield f"{name} is new"
-    elif now.get("code") != then.get("code"):
+    if now.get("code") != then.get("code"):
         yield f"the code of {name} has changed"
     elif now.get("args") != then.get("args"):
         yield from _why_other_args(name, now.get("args", {}), then.get("args"))

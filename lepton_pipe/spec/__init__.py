@@ -7,9 +7,11 @@ from lepton_pipe.spec.evaluate import as_value, check_result, compute_step, eval
 from lepton_pipe.spec.kernel import Kernel, is_by_value, kernel, mark_by_value
 from lepton_pipe.spec.losses import Counting, Lost, NotFinite
 from lepton_pipe.spec.node import Image, Node, Table, Value
+from lepton_pipe.spec.outputs import nested
 from lepton_pipe.spec.parameters import Parameter
 from lepton_pipe.spec.pipeline import Definition
 from lepton_pipe.spec.types import ImageType, PerBlock, Place, TableType, ValueType
+from lepton_pipe.spec.variants import users_of, value_text, variants
 
 __all__ = [
     "Absorbing",
@@ -45,5 +47,9 @@ __all__ = [
     "is_by_value",
     "kernel",
     "mark_by_value",
+    "nested",
     "plain",
+    "users_of",
+    "value_text",
+    "variants",
 ]

@@ -71,6 +71,9 @@ class Spec:
 
     Attributes
     ----------
+    swept
+        Values of the parameters that are swept over, by name: ``outputs`` are those of all
+        variants then, see `lepton_pipe.spec.variants`.
     read
         Versions of kernels' code that are known; shared by all that is made of this by `replace`.
     """
@@ -79,6 +82,7 @@ class Spec:
     parameters: Mapping[str, Any]
     steps: tuple[Step, ...]
     outputs: Mapping[str, str]
+    swept: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     read: dict[Kernel, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __getitem__(self, step_id: str) -> Step:
@@ -105,7 +109,11 @@ class Spec:
         """Return the grid of a step's first image of full rank; an input's own."""
         if step.kernel is None:
             return self.image_type(step.id).grid
-        return max((self.image_type(i).grid for i in self.image_inputs(step)), key=_rank)
+        images = self.image_inputs(step)
+        first = self.image_type(images[0]).grid
+        return (
+            first if len(images) == 1 else max((self.image_type(i).grid for i in images), key=_rank)
+        )
 
     def image_inputs(self, step: Step) -> tuple[str, ...]:
         """Ids of the images that a step needs."""
@@ -133,6 +141,7 @@ class Spec:
             "format": FORMAT,
             "pipeline": self.pipeline,
             "parameters": {n: plain(v) for n, v in self.parameters.items()},
+            **({"swept": plain(self.swept)} if self.swept else {}),
             "steps": [s.to_json(self.codes[s.kernel] if s.kernel else "") for s in self.steps],
             "outputs": dict(self.outputs),
         }
@@ -203,7 +212,7 @@ def build_spec(
     names: dict[int, str] = {id(node): name for name, node in images.items()}
     steps = [Step(name, None, {}, node.type) for name, node in images.items()]
     known: dict[str, str] = {}
-    ids = _Ids(images)
+    ids = Ids(images)
     for node in _in_order(outputs.values()):
         if id(node) in names:
             continue
@@ -250,18 +259,22 @@ def _refuse_not_plain(what: str, parameters: Mapping[str, Any], where: str) -> N
             ) from None
 
 
-class _Ids:
-    """Gives out ids: a name, then name_2, name_3 and so on, past those that are taken."""
+class Ids:
+    """Gives out ids: a name, then name_2, name_3 and so on, past those that are taken.
+
+    What is told of a step besides stands after the number.
+    """
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
         self._used: Counter[str] = Counter(self._taken)
 
-    def new(self, name: str) -> str:
+    def new(self, name: str, besides: str = "") -> str:
+        """Return the next free id for a name."""
         while True:
-            self._used[name] += 1
-            number = self._used[name]
-            made = name if number == 1 else f"{name}_{number}"
+            self._used[name + besides] += 1
+            number = self._used[name + besides]
+            made = (name if number == 1 else f"{name}_{number}") + besides
             if made not in self._taken:
                 self._taken.add(made)
                 return made

@@ -6,6 +6,7 @@ import ast
 import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -69,6 +70,24 @@ class Parameter:
             return text
         raise self._refusal(text)
 
+    def parse_several(self, text: str) -> list[Any]:
+        """Return the values that `text` stands for on the command line, with commas between them.
+
+        A value that has commas itself stands in brackets: ``(1,2,2),(2,4,4)``. Where what is
+        between the commas are no values, `text` is a single one.
+
+        Raises
+        ------
+        UsageError
+            When the text stands for no values of the parameter's type.
+        """
+        try:
+            return [self.parse(part) for part in _between_commas(text)]
+        except UsageError:
+            with suppress(UsageError):
+                return [self.parse(text)]
+            raise
+
     def check(self, value: Any) -> Any:
         """Return `value`, as the annotated type where that loses nothing; else raise UsageError."""
         if self.annotation is inspect.Parameter.empty:
@@ -103,6 +122,18 @@ def _readings(text: str) -> Iterator[Any]:
     if "," in text:
         yield tuple(part.strip() for part in text.split(",") if part.strip())
     yield (value,)
+
+
+def _between_commas(text: str) -> list[str]:
+    """Cut a text at its commas, but for those in brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
 _FLOATS = {"inf": float("inf"), "nan": float("nan")}

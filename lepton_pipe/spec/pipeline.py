@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Self
 
 from lepton_pipe.errors import LeptonError, SpecError, UsageError
 from lepton_pipe.spec import trace
 from lepton_pipe.spec.canonical import Spec, build_spec
 from lepton_pipe.spec.node import Image, Node
+from lepton_pipe.spec.outputs import named_outputs
 from lepton_pipe.spec.parameters import Parameter, read_signature
 from lepton_pipe.spec.types import ImageType
-
-_RESERVED = ("scratch", "workers", "inputs", "values", "lepton")
+from lepton_pipe.spec.variants import (
+    checked_values,
+    refuse_too_many,
+    variants,
+    with_readable_ids,
+)
 
 
 class Definition:
-    """A pipeline function with its images and parameters, ready to be bound."""
+    """A pipeline function with its images and parameters, ready to be bound.
+
+    Attributes
+    ----------
+    images
+        Its images: by name, whether each is required.
+    parameters
+        Its parameters by name, but for those that are swept over.
+    swept
+        Values of the parameters that are swept over, by name.
+    """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
@@ -26,9 +43,46 @@ class Definition:
         self.__wrapped__ = fn
         self.name = fn.__name__
         self.images, self.parameters = read_signature(fn)
+        self.swept: dict[str, tuple[Any, ...]] = {}
+
+    def sweep(self, **values: Iterable[Any]) -> Self:
+        """Return a pipeline that does this one for every combination of some parameters' values.
+
+        It is called, planned and run as any other; the outputs of each variant are in a folder
+        (called on arrays, in a dict) that is named by its values: ``sigma=1,min_size=20``. What
+        variants have in common is computed once.
+
+        Parameters
+        ----------
+        **values
+            The values of each parameter: numbers, texts, or tuples of them.
+
+        Raises
+        ------
+        SpecError
+            When there is no such parameter, a value does not fit or is given twice, or there are
+            too many variants.
+
+        Examples
+        --------
+        >>> nuclei.sweep(sigma=[1, 2, 3]).plan(raw="cells.ome.zarr", out="sweep.zarr").run()
+        """
+        made = copy.copy(self)
+        made.swept = {**self.swept, **checked_values(self.name, self.parameters, values)}
+        made.parameters = {n: p for n, p in self.parameters.items() if n not in values}
+        refuse_too_many(self.name, made.swept)
+        return made
+
+    def described(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function on nodes: once, or for each variant by its name."""
+        if not self.swept:
+            return self.fn(*args, **kwargs)
+        made = {v: self.fn(*args, **kwargs, **chosen) for v, chosen in variants(self.swept).items()}
+        return {v: {self.name: m} if isinstance(m, Node) else m for v, m in made.items()}
 
     def __repr__(self) -> str:
-        return f"<pipeline {self.name}{inspect.signature(self.fn)}>"
+        swept = "".join(f" {n}={list(v)}" for n, v in self.swept.items())
+        return f"<pipeline {self.name}{inspect.signature(self.fn)}{swept}>"
 
     @property
     def summary(self) -> str:
@@ -48,7 +102,9 @@ class Definition:
         problems: list[str] = []
         names = [*self.images, *self.parameters]
         signature = inspect.signature(self.fn).parameters.items()
-        positional = [n for n, p in signature if p.kind is not p.KEYWORD_ONLY]
+        positional = [
+            n for n, p in signature if p.kind is not p.KEYWORD_ONLY and n not in self.swept
+        ]
         if len(args) > len(positional):
             problems.append(
                 f"takes {len(positional)} arguments without a name, {len(args)} were given"
@@ -97,7 +153,7 @@ class Definition:
         outputs: dict[str, Node] = {}
         with trace.collecting(self.name) as problems:
             try:
-                outputs = self._outputs(self.fn(**nodes, **parameters))
+                outputs = named_outputs(self.name, self.described(**nodes, **parameters))
             except Exception as error:
                 # With problems noted before, this one may only follow from them.
                 known = (LeptonError, ValueError, TypeError, AttributeError)
@@ -106,31 +162,8 @@ class Definition:
                 if not problems:
                     where = trace.last_user_line(error)
                     raise SpecError(self.name, [f"{error}\n    {where}"]) from error
-        return build_spec(self.name, parameters, nodes, outputs)
-
-    def _outputs(self, result: Any) -> dict[str, Node]:
-        if isinstance(result, Node):
-            return {self.name: result}
-        if not isinstance(result, Mapping) or not result:
-            raise UsageError(
-                f"the pipeline returned {type(result).__name__}; return one image, value or "
-                "table, or a dict of them by name"
-            )
-        for name, node in result.items():
-            if not isinstance(node, Node):
-                raise UsageError(
-                    f"output {name!r} is {type(node).__name__}, not an image, value or table"
-                )
-            if name in _RESERVED:
-                raise UsageError(
-                    f"output name {name!r} is taken: a run uses it in its own directory; choose "
-                    "another"
-                )
-            if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
-                raise UsageError(
-                    f"output name {name!r} cannot be a file name: use letters, digits, _ and -"
-                )
-        return dict(result)
+        spec = build_spec(self.name, parameters, nodes, outputs)
+        return with_readable_ids(replace(spec, swept=self.swept)) if self.swept else spec
 
 
 __all__ = ["Definition", "Parameter"]

@@ -17,8 +17,8 @@ nobody has said what it means, so it is refused; the input is sparse, so it hold
 MARKER = "lepton.json"
 """File that makes a folder the result of a run."""
 
-_HIGHEST_RESULT = 3
-"""Folders from an array of a result up to the result itself: image, perhaps a group, result."""
+_HIGHEST_RESULT = 4
+"""Folders from an array of a result up to the result itself: image, variant, folder, result."""
 
 _LONGEST_RECORD = 64 << 20
 _SPARSE = "give --sparse (in Python sparse=True)"
@@ -65,6 +65,12 @@ def _is_result(uri: str) -> bool:
             places = {folder / str(o.get("path")) for o in _outputs(record)}
             return bool(places & {array, *array.parents}) and not record.get("quarantined")
     return False
+
+
+def images_of(result: Path) -> list[str]:
+    """Return the paths of the images of a result; none where its record cannot be read."""
+    outputs = _outputs(_record(result / MARKER))
+    return [str(result / str(o.get("path"))) for o in outputs if "levels" in o]
 
 
 def _record(path: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from lepton_pipe.errors import InputError
 from lepton_pipe.store.arrays import open_array, open_npy
 from lepton_pipe.store.axes import Wanted
-from lepton_pipe.store.missing import MARKER
+from lepton_pipe.store.missing import MARKER, images_of
 from lepton_pipe.store.planes import PLANE_SUFFIXES
 from lepton_pipe.store.source import Source
 from lepton_pipe.store.stack import files_of_folder, open_plane, open_stack
@@ -24,6 +24,9 @@ from lepton_pipe.store.zarr_input import is_zarr, open_zarr
 
 __all__ = ["MARKER", "open_source"]
 
+# Folders of a result above one that holds images.
+_HIGHEST_RESULT = 2
+_SHOWN = 10
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".lsm", ".ndpi", ".scn", ".qptiff")
 
 
@@ -140,10 +143,12 @@ def _open_tiff(path: Path, wanted: Wanted) -> Source:
 def _open_folder(path: Path, wanted: Wanted) -> Source:
     if is_zarr(path):
         return open_zarr(str(path), wanted)
-    if (path / MARKER).is_file():
-        images = sorted(str(p) for p in path.iterdir() if is_zarr(p))
-        raise InputError(
-            f"{path}: is the result of a run; name one of its images: "
-            f"{', '.join(images) or '(it has none)'}"
-        )
+    for result in (path, *path.parents[:_HIGHEST_RESULT]):
+        if (result / MARKER).is_file():
+            images = [i for i in images_of(result) if Path(i).is_relative_to(path)]
+            more = ["..."] if len(images) > _SHOWN else []
+            raise InputError(
+                f"{path}: is {'' if result == path else 'part of '}the result of a run; name one "
+                f"of its images: {', '.join([*images[:_SHOWN], *more]) or '(it has none)'}"
+            )
     return open_stack(str(path), files_of_folder(path), wanted)

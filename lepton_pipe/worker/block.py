@@ -16,7 +16,7 @@ from lepton_pipe.errors import LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.kernels.finite import count_not_finite
 from lepton_pipe.ledger.journal import Unit
-from lepton_pipe.plan.absorb import Group, last_use, results_of
+from lepton_pipe.plan.absorb import Group, last_use, reads_before, results_of
 from lepton_pipe.plan.counted import is_watched, owned_regions
 from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
 from lepton_pipe.plan.model import Write
@@ -85,19 +85,20 @@ class Task:
                 setattr(stats, core, time.thread_time() - core_start + getattr(stats, core))
 
     def run(self, steps: Sequence[str], regions: Mapping[str, Region]) -> None:
-        """Read the images, then compute step after step; free each array after its last use."""
+        """Compute step after step; read each image before its first use, free it after its last."""
         for step_id in self.owned:
             self.result.count(self.position[step_id], Lost())
-        for read in self.stage.reads:
-            if read.step in regions:
-                self._read(read.step, regions[read.step])
-                self._write(read.step)
         self._compute_all(steps, regions)
 
     def _compute_all(self, steps: Sequence[str], regions: Mapping[str, Region]) -> None:
-        """Compute step after step from the images in `held`, and write what is to be written."""
-        for group in self._groups(steps, regions):
-            self._do_group(group, regions)
+        """Compute step after step, and write what is to be written."""
+        groups = self._groups(steps, regions)
+        *before, rest = reads_before(self.spec, self.stage, groups, regions)
+        for group, images in zip(groups, before, strict=True):
+            self._read_all(images, regions)
+            for part in self._together(group):
+                self._do_group(part, regions)
+        self._read_all(rest, regions)
 
     def _do_group(self, group: Group, regions: Mapping[str, Region]) -> None:
         """Compute a group of steps, write what is to be written, free what nobody needs again."""
@@ -108,8 +109,20 @@ class Task:
         for image in [i for i in self.held if self.last.get(i, -1) <= done]:
             del self.held[image]
 
+    def _read_all(self, images: Sequence[str], regions: Mapping[str, Region]) -> None:
+        """Read images, and write those that are outputs as they are."""
+        for image in images:
+            self._read(image, regions[image])
+            self._write(image)
+            if image not in self.last:
+                del self.held[image]
+
     def _groups(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
         return fused_groups(self.spec, self.stage, steps, regions)
+
+    def _together(self, group: Group) -> Sequence[Group]:
+        """Return what of a group is run together."""
+        return (group,)
 
     def _run_group(self, group: Group, regions: Mapping[str, Region]) -> None:
         first = self.spec[group.steps[0]]

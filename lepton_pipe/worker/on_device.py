@@ -55,6 +55,7 @@ class DeviceTask(Task):
     # -- on the device ------------------------------------------------------------------------
 
     def _compute_all(self, steps: Sequence[str], regions: Mapping[str, Region]) -> None:
+        super()._read_all([r.step for r in self.stage.reads if r.step in regions], regions)
         if self.lane is not None:  # that of a sweep, of which this is a slab
             self._take_in(self.lane, self.held)
             super()._compute_all(steps, regions)
@@ -62,8 +63,9 @@ class DeviceTask(Task):
             self._compute_parts(steps)
             for step_id in dict.fromkeys(w.step for w in self.brought):
                 super()._write(step_id)
-        else:
-            super()._compute_all(steps, regions)
+
+    def _read_all(self, images: Sequence[str], regions: Mapping[str, Region]) -> None:
+        """Read nothing: all images were read at once, before any is copied to the device."""
 
     def _compute_parts(self, steps: Sequence[str]) -> None:
         read = self.held

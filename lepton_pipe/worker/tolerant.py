@@ -85,9 +85,9 @@ class TolerantTask(Task):
 
     # -- computing --------------------------------------------------------------------------
 
-    def _groups(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
+    def _together(self, group: Group) -> Sequence[Group]:
         # Where some of the block is bad, steps run one by one: the same bits, told apart.
-        return [Group((s,)) for s in steps] if self.bad else super()._groups(steps, regions)
+        return [Group((s,)) for s in group.steps] if self.bad else (group,)
 
     def _run_group(self, group: Group, regions: Mapping[str, Region]) -> None:
         if len(group.steps) > 1 and self.lost:

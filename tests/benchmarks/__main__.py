@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks import overhead, report, startup
+from tests.benchmarks import overhead, report, startup, sweeps
 from tests.benchmarks.candidate import Job, Workload
 from tests.benchmarks.data import ensure
 from tests.benchmarks.measure import Run, Runs, measured
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 LIMIT = 600.0
 SLOW = 5.0
 MINE = ("ours", "limit", "limit_on_disk")
-_OTHERS = {"startup": startup.main, "overhead": overhead.main}
+_OTHERS = {"startup": startup.main, "overhead": overhead.main, "sweeps": sweeps.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

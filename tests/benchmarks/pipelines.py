@@ -125,9 +125,12 @@ def table(labels: lp.Image, raw: lp.Image) -> dict[str, lp.Node]:
 
 
 @lp.pipeline
-def sweep(raw: lp.Image) -> dict[str, lp.Node]:
-    """Try five widths."""
-    return {f"smooth{i}": rounded(gaussian(raw, sigma=(s / 2, s, s))) for i, s in enumerate(SIGMAS)}
+def blurred(raw: lp.Image, *, sigma: float = 2.0) -> dict[str, lp.Node]:
+    """Smooth, twice as wide in a plane as across planes."""
+    return {"smooth": rounded(gaussian(raw, sigma=(sigma / 2, sigma, sigma)))}
+
+
+sweep = blurred.sweep(sigma=SIGMAS)
 
 
 @lp.pipeline

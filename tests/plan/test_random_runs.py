@@ -50,8 +50,9 @@ def run(plan, arrays, order):
         shared = {v: values[v] for v in stage.values if not isinstance(values[v], PerBlock)}
         program = Program(spec, stage, reads, stored, shared)
         fold = TreeFold(Combine(spec, stage.reduces), len(stage.blocks))
+        number = stage.blocks.in_c_order
         for index in order(len(stage.blocks)):
-            parts = {v: values[v].part(index) for v in stage.values if v not in shared}
+            parts = {v: values[v].part(number(index)) for v in stage.values if v not in shared}
             fold.add(index, run_block(program, index, parts))
         finish(spec, stage, fold.result().partials, values)
     for memory in stored.values():

@@ -32,7 +32,7 @@ def plan(tmp_path, monkeypatch):
 
     def made(memory, stopped_with):
         first = changed.plan(raw=IMAGE, out=tmp_path / "o", memory=stopped_with)
-        told = planned_with(first.options.planning(), first.data.resources, SLOW)
+        told = planned_with(first.options.planning(), first.data, SLOW)
         found = Earlier(told["options"], first.data.resources, SLOW)
         monkeypatch.setattr("lepton_pipe.run.earlier.stopped_run", lambda out: found)
         return changed.plan(raw=IMAGE, out=tmp_path / "o", memory=memory)

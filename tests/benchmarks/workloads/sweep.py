@@ -12,8 +12,9 @@ from tests.benchmarks.candidate import Job, Workload, by_hand, ours, standard
 from tests.benchmarks.rivals import dask_input, dask_store, each, reference_filter
 from tests.benchmarks.workloads.smooth import smoothed
 
-SIGMAS = tuple((s / 2, s, s) for s in (1.0, 1.5, 2.0, 2.5, 3.0))
-NAMES = tuple(f"smooth{i}" for i in range(len(SIGMAS)))
+WIDTHS = (1.0, 1.5, 2.0, 2.5, 3.0)
+SIGMAS = tuple((s / 2, s, s) for s in WIDTHS)
+NAMES = tuple(f"sigma={s:g}/smooth" for s in WIDTHS)
 
 
 def depth(sigma: Any) -> tuple[int, ...]:
