@@ -136,13 +136,14 @@ test_kept.run(Path(sys.argv[1]), Path(sys.argv[2]), serial=True, keep=sys.argv[3
 """
 
 
-@pytest.mark.parametrize("keep", ["memory", "disk"])
-def test_a_run_that_was_killed_goes_on_wherever_it_had_kept_things(tmp_path, image, stored, keep):
+@pytest.mark.parametrize(("keep", "again"), [("memory", True), ("disk", False)])
+def test_a_run_that_was_killed_makes_again_what_was_in_memory(tmp_path, image, stored, keep, again):
     words = [sys.executable, "-c", KILLED, str(tmp_path), str(image), keep]
     killing = environment(LEPTON_TEST_KILL="wider")
     done = subprocess.run(words, env=killing, capture_output=True, cwd=Path.cwd())
     assert done.returncode == -signal.SIGKILL, done.stderr
-    _, _, _, made = run(tmp_path, image, serial=True, keep=keep)
+    before = (tmp_path / "started").read_text().splitlines()
+    plan, _, started, made = run(tmp_path, image, serial=True, keep=keep)
     assert made == stored[3]
     more = sum(not line.startswith("file") for line in started) - planned(plan)
     assert len(before) < len(started)
