@@ -17,7 +17,7 @@ import lepton_pipe as lp
 from lepton_pipe.errors import LockedError, OutputExistsError, RefusedError, RunError, UsageError
 from lepton_pipe.failpoints import VARIABLE
 from lepton_pipe.kernels import gaussian, mean
-from lepton_pipe.run import driver, layouts, publish, results
+from lepton_pipe.run import layouts, publish, results
 from lepton_pipe.run.hidden import HiddenFolder
 from lepton_pipe.run.publish import MARKER, Staging
 from tests.command import assert_refused, cleaned, lepton, names
@@ -110,14 +110,14 @@ def test_overwrite_replaces_the_whole_output(tmp_path):
 
 def test_an_output_that_appears_during_the_run_is_not_replaced(tmp_path, monkeypatch):
     plan = measured.plan(raw=IMAGE, out=tmp_path / "o", serial=True)
-    finish = driver._Run.finish
+    finish = stage_runner.StageRunner.finish
 
     def someone_else(self, identities):
         (tmp_path / "o").mkdir()
         (tmp_path / "o" / "theirs").touch()
         finish(self, identities)
 
-    monkeypatch.setattr(driver._Run, "finish", someone_else)
+    monkeypatch.setattr(stage_runner.StageRunner, "finish", someone_else)
     with pytest.raises(OutputExistsError):
         plan.run(progress=False)
     assert cleaned(tmp_path / "o") == {"o"}
