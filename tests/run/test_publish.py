@@ -17,7 +17,7 @@ import lepton_pipe as lp
 from lepton_pipe.errors import LockedError, OutputExistsError, RefusedError, RunError, UsageError
 from lepton_pipe.failpoints import VARIABLE
 from lepton_pipe.kernels import gaussian, mean
-from lepton_pipe.run import layouts, publish, results
+from lepton_pipe.run import layouts, publish, results, stage_runner
 from lepton_pipe.run.hidden import HiddenFolder
 from lepton_pipe.run.publish import MARKER, Staging
 from tests.command import assert_refused, cleaned, lepton, names
