@@ -6,13 +6,14 @@ The driver writes on the board; whoever serves the page reads it, at any time an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_pipe.cache.counts import Tier
 from lepton_pipe.geometry import Blocks
 from lepton_pipe.plan import Plan, Stage
 
@@ -69,6 +70,7 @@ class Board:
         self._memory: Callable[[], int] = lambda: 0
         self._quarantined: Callable[[], int] = lambda: 0
         self._said: list[str] = []
+        self._tiers: dict[str, Tier] = {}
 
     def watch(self, memory: Callable[[], int], quarantined: Callable[[], int]) -> None:
         """Take what gives the peak of memory so far, in bytes, and the number quarantined."""
@@ -84,17 +86,20 @@ class Board:
         course.ended, course.before = ended, int(ended().sum())
         course.begun = self._clock()
 
-    def end(self, stage: int) -> None:
-        """Note that a stage has ended."""
+    def end(self, stage: int, tiers: Mapping[str, Tier]) -> None:
+        """Note that a stage has ended, and what the tiers of memory did for it."""
         course = self._courses[stage]
         assert course.begun is not None
         course.took = self._clock() - course.begun
+        for name, tier in tiers.items():
+            self._tiers.setdefault(name, Tier()).add(tier)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the page shows, as plain data.
 
-        Times are seconds, sizes bytes. ``map`` has the share of blocks that are done in each cell
-        of the stage that runs, over the last two axes of the image.
+        Times are seconds, sizes bytes. ``tiers`` speaks of the stages that have ended. ``map`` has
+        the share of blocks that are done in each cell of the stage that runs, over the last two
+        axes of the image.
         """
         now = self._clock()
         stages = [self._stage(course, now) for course in self._courses]
@@ -112,6 +117,7 @@ class Board:
                 "planned": self._plan.peak_bytes,
                 "limit": self._plan.resources.memory,
             },
+            "tiers": {name: tier.to_json() for name, tier in list(self._tiers.items())},
             "quarantined": self._quarantined(),
             "said": self._said,
         }

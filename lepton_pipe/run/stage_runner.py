@@ -92,7 +92,7 @@ class StageRunner:
                 found = result.not_finite.get(number, NotFinite())
                 self.report.not_finite[write.array] = found
         seconds = time.perf_counter() - started
-        self.board.end(stage.index)
+        self.board.end(stage.index, result.stats.tiers)
         device = None
         if self.plan.resources.device == "gpu" and result.stats.blocks:
             device = DeviceReport.of(self.plan, stage, result.stats, seconds)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lepton_pipe as lp
+from lepton_pipe.cache.counts import Tier
 from lepton_pipe.geometry import Grid
 from lepton_pipe.kernels import gaussian, mean
 from lepton_pipe.plan import InputInfo, Resources, make_plan
@@ -89,8 +90,11 @@ def test_a_run_that_has_ended_has_nothing_left():
     for stage in plan.stages:
         board.begin(stage.index, partial(np.zeros, len(stage.blocks), bool))
         clock.now += 1
-        board.end(stage.index)
+        board.end(stage.index, {"packed": Tier(hits=2, put=1, nbytes=10, raw_bytes=40)})
     state = board.state()
+    stages = len(plan.stages)
+    assert state["tiers"]["packed"]["hits"] == 2 * stages
+    assert state["tiers"]["packed"]["ratio"] == 4
     assert state["share"] == 1 and state["left"] == 0
     assert all(s["done"] == s["blocks"] for s in state["stages"])
 
