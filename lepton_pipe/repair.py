@@ -54,10 +54,11 @@ def repair(
     say: Callable[[str], None] = print,
     progress: bool | None = None,
 ) -> Verified:
-    """Verify a result, and make again what is missing or damaged; remove what is extra.
+    """Verify a result, and make again what is missing or damaged; files of others stay.
 
     The blocks that wrote damaged files are run again, with the pipeline, inputs and parameters of
-    the run that made the result. It has the bytes again that it had, or is left as it is.
+    the run that made the result. It has the bytes again that it had, or is left as it is. What a
+    killed writer of ours left in it is removed.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def repair(
     """
     place = output_at(out, staging)
     found = verify_any(place)
-    if found.whole and not found.extra:
+    if found.whole and not found.leftover:
         _clear(place)
         return found
     if not found.whole:
@@ -100,7 +101,9 @@ def repair(
     elif not found.whole:
         _make_again(place, Spoilt(frozenset((*found.missing, *found.changed))), handed)
     else:
-        _remove_extra(place, found)
+        _remove_leftovers(place, found)
+    for name in found.leftover:
+        say(f"removed {name}, which a killed writer left and is part of nothing")
     return verify_any(place)
 
 
@@ -116,12 +119,12 @@ def _repair_remote(out: RemoteOutput, found: Verified, handed: _Handed) -> None:
         if not found.whole:
             _make_again(copy.path, copy.spoilt, handed, out)
             copy.send()
-        copy.remove(found.extra)
+        copy.remove(found.leftover)
 
 
-def _remove_extra(out: Path, found: Verified) -> None:
+def _remove_leftovers(out: Path, found: Verified) -> None:
     with OutputLock(out):
-        for name in found.extra:
+        for name in found.leftover:
             (out / name).unlink(missing_ok=True)
 
 
