@@ -87,7 +87,7 @@ class Status:
             lines += [f"  {s.name}: {s.done} of {s.blocks} {_blocks(s)}" for s in self.stages]
             if self.published:
                 lines.append("  the result of an earlier run is there, and is not touched")
-        lines += _quarantine_lines(self.quarantined)
+        lines += _quarantine_lines(self.quarantined, ended=self.state != "complete")
         return "\n".join([*lines, *(f"  note: {n}" for n in self.notes)])
 
     def _headline(self) -> str:
@@ -114,10 +114,16 @@ def _blocks(stage: StageProgress) -> str:
     return "block" if stage.blocks == 1 else "blocks"
 
 
-def _quarantine_lines(quarantined: Sequence[Any]) -> list[str]:
-    lines = [f"  quarantined: {_one_line(item)}" for item in quarantined[:_SHOWN]]
+def _quarantine_lines(quarantined: Sequence[Any], *, ended: bool) -> list[str]:
+    """Return lines of what failed; `ended` of a run, so that it may be what ended it."""
+    lines = [f"  {_word(item, ended=ended)}: {_one_line(item)}" for item in quarantined[:_SHOWN]]
     more = len(quarantined) - _SHOWN
     return [*lines, f"  and {more} more, listed in {MARKER}"] if more > 0 else lines
+
+
+def _word(item: Any, *, ended: bool) -> str:
+    kind = item.get("kind") if isinstance(item, Mapping) else None
+    return "failed" if ended and kind in ("block", "process") else "quarantined"
 
 
 def _one_line(item: Any) -> str:

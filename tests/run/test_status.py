@@ -135,6 +135,16 @@ def test_what_a_run_has_given_up_so_far_is_told(tmp_path):
     assert run_status(tmp_path / "o").quarantined == ({"path": "a.tif", "error": "cut"},)
 
 
+def test_what_ended_a_run_is_not_called_quarantined(tmp_path):
+    staging = begun(tmp_path / "o")
+    with Ledger.open(staging.path / KNOWN / LEDGER) as ledger:
+        ledger.quarantine(1, 3, {"kind": "block", "error": "No space left on device"})
+    staging.keep()
+    told = str(run_status(tmp_path / "o"))
+    assert "  failed: error No space left on device, kind block" in told
+    assert "quarantined" not in told
+
+
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"quarantined": 7}', "[" * 5000], ids=range(5))
 def test_a_damaged_record_is_no_traceback(tmp_path, record):
     (tmp_path / "o").mkdir()
