@@ -21,7 +21,7 @@ from lepton_pipe.ledger.keys import BlockKeys, InputStamps
 from lepton_pipe.ledger.packing import known_classes, unpack
 from lepton_pipe.merge.fold import TreeFold
 from lepton_pipe.plan import Plan, Stage
-from lepton_pipe.report.plan_text import count
+from lepton_pipe.report.plan_text import be, count
 from lepton_pipe.run.again import Stored
 from lepton_pipe.run.inputs import copies_of, identities_of
 from lepton_pipe.run.published import Found, Published, Spoilt
@@ -102,7 +102,7 @@ class Changes:
         blocks = sum(s.blocks for s in self.stages)
         most = "" if all(s.exact and s.again_exact for s in self.stages) else "at most "
         computed = sum(s.computed + s.again for s in self.stages)
-        head = f"update: {most}{computed} of {count(blocks, 'block')} are to be computed"
+        head = f"update: {most}{computed} of {count(blocks, 'block')} {be(computed)} to be computed"
         return "\n".join([head, *(f"  {s}" for s in self.stages)])
 
 
@@ -170,7 +170,8 @@ class _Look:
         if unknown:
             self._todo[stage.index] = None
             change.computed, change.exact = blocks, not known
-            change.why = [f"depends on {', '.join(unknown)}"]
+            # A value may have the name of the stage that makes it.
+            change.why = [f"depends on {', '.join(dict.fromkeys(unknown))}"]
         else:
             self._compare(stage, change)
         if not known:

@@ -13,6 +13,7 @@ from lepton_pipe.errors import LeptonError, RefusedError
 from lepton_pipe.ledger import KNOWN, LEDGER
 from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.ledger.lock import Holder, holder
+from lepton_pipe.report.plan_text import be, count
 from lepton_pipe.run.hidden import HiddenFolder
 from lepton_pipe.store.open import MARKER
 from lepton_pipe.store.output import Output, clean_command
@@ -84,7 +85,7 @@ class Status:
     def __str__(self) -> str:
         lines = [f"{self.out}: {self._headline()}"]
         if self.state in ("running", "stopped"):
-            lines += [f"  {s.name}: {s.done} of {s.blocks} {_blocks(s)}" for s in self.stages]
+            lines += [f"  {s.name}: {s.done} of {count(s.blocks, 'block')}" for s in self.stages]
             if self.published:
                 lines.append("  the result of an earlier run is there, and is not touched")
         lines += _quarantine_lines(self.quarantined, ended=self.state != "complete")
@@ -107,11 +108,8 @@ class Status:
         if not self.stages:
             return "no block is known to be done"
         stage = next((s for s in self.stages if s.done < s.blocks), self.stages[-1])
-        return f"{stage.done} of {stage.blocks} {_blocks(stage)} of stage {stage.name} are done"
-
-
-def _blocks(stage: StageProgress) -> str:
-    return "block" if stage.blocks == 1 else "blocks"
+        of = f"{count(stage.blocks, 'block')} of stage {stage.name}"
+        return f"{stage.done} of {of} {be(stage.done)} done"
 
 
 def _quarantine_lines(quarantined: Sequence[Any], *, ended: bool) -> list[str]:

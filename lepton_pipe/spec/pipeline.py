@@ -112,8 +112,9 @@ class Definition:
         if isinstance(result, Node):
             return {self.name: result}
         if not isinstance(result, Mapping) or not result:
+            what = "an empty dict" if isinstance(result, Mapping) else type(result).__name__
             raise UsageError(
-                f"the pipeline returned {type(result).__name__}; return one image, value or "
+                f"the pipeline returned {what}; return one image, value or "
                 "table, or a dict of them by name"
             )
         for name, node in result.items():
