@@ -102,7 +102,7 @@ class Status:
         if self.state == "complete":
             number = len(self.quarantined)
             return f"complete, but for {number} quarantined" if number else "complete"
-        return "nothing is there: no result, and no run that was stopped"
+        return "nothing is there: no result, and no run that was stopped; is it another path?"
 
     def _how_far(self) -> str:
         if not self.stages:

@@ -201,6 +201,9 @@ def test_on_the_command_line(tmp_path):
     assert lepton(*run, cwd=tmp_path).returncode == 0
     complete = lepton("status", "out=o", "--json", cwd=tmp_path)
     assert (complete.returncode, complete.stderr) == (0, "")
+    nothing = lepton("status", "nope", cwd=tmp_path)
+    assert (nothing.returncode, nothing.stderr) == (1, "")
+    assert "nope: nothing is there: no result, and no run that was stopped" in nothing.stdout
     found = json.loads(complete.stdout)
     assert (found["state"], found["published"], found["holder"]) == ("complete", True, None)
     assert found["digest"] == json.loads((tmp_path / "o" / MARKER).read_text())["digest"]
