@@ -203,8 +203,9 @@ def _check(argv: list[str]) -> int:
 
 
 def _status(argv: list[str]) -> int:
+    from lepton_pipe.run.hidden import HiddenFolder
     from lepton_pipe.run.remote_look import status_of
-    from lepton_pipe.store.output import output_at
+    from lepton_pipe.store.output import local_of, output_at
 
     request = parse_output("status", argv)
     found = status_of(output_at(request.out, request.staging))
@@ -212,7 +213,9 @@ def _status(argv: list[str]) -> int:
         _print_json(found.to_json())
     else:
         print(found)
-    return 0
+    # Who asks for a path of which nothing is known has another one in mind.
+    absent = found.state == "nothing" and not HiddenFolder(local_of(found.out)).is_there()
+    return int(ExitStatus.USAGE) if absent else 0
 
 
 def _verify(argv: list[str]) -> int:

@@ -44,7 +44,12 @@ def run_demo(argv: list[str]) -> int:
 def _show(out: Path) -> None:
     from lepton_pipe.report.overview import write_overview
 
-    write_overview(out / "overview.png", out / "light", out / "objects")
+    write_overview(_overview(out), out / "light", out / "objects")
+
+
+def _overview(out: Path) -> Path:
+    """Return the place of the picture: beside the result, in which nothing is but what it says."""
+    return out.with_name(f"{out.stem}-overview.png")
 
 
 def _advice(out: Path) -> str:
@@ -54,7 +59,7 @@ def _advice(out: Path) -> str:
     command = f"{python.rpartition('/')[0]}/lepton-pipe" if "/" in python else "lepton-pipe"
     return f"""
 Look at it:
-  {out}/overview.png
+  {_overview(out)}
       the picture beside the objects that were found in it
   napari --plugin napari-ome-zarr {out}/light {out}/objects
       images and labels are OME-Zarr 0.5; anything that reads it opens them (napari shows labels

@@ -6,6 +6,7 @@ alone; a traceback is for errors that are not in this tree.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from enum import IntEnum
@@ -23,6 +24,10 @@ class ExitStatus(IntEnum):
     TERMINATED = 143
 
 
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "correct the permissions there"),
+}
 _URL = re.compile(r"(\w+://)(?:[^/\s@]*@)?([^\s?#'\"]*)(?:[?#][^\s'\",;)]*)?")
 
 
@@ -95,6 +100,16 @@ class LockedError(RefusedError):
 
 class RunError(LeptonError):
     """A run failed after it had started; nothing was published."""
+
+
+class WriteError(RunError):
+    """The system refused to write some of a result: a full disk, a missing permission."""
+
+    @classmethod
+    def of(cls, what: str, error: OSError) -> WriteError:
+        """Return the error that says what the system refused, and what to do about it."""
+        remedy = _REMEDIES.get(error.errno or 0, "look at the disk")
+        return cls(f"{what}: {error.strerror or error}; {remedy}, then type the same command again")
 
 
 class StalledError(RunError):

@@ -26,7 +26,7 @@ from lepton_pipe.store.output import Output, RemoteOutput, local_of, output_at
 
 
 @dataclass(frozen=True)
-class _Told:
+class _HowMade:
     """What the ledger tells of a result: what it was asked for, its record, stages and gaps."""
 
     asked: dict[str, Any]
@@ -36,7 +36,7 @@ class _Told:
 
 
 @dataclass(frozen=True)
-class _Handed:
+class _Given:
     """What a repair was given, see `repair`."""
 
     pipeline: Pipeline | None
@@ -54,10 +54,11 @@ def repair(
     say: Callable[[str], None] = print,
     progress: bool | None = None,
 ) -> Verified:
-    """Verify a result, and make again what is missing or damaged; remove what is extra.
+    """Verify a result, and make again what is missing or damaged; files of others stay.
 
     The blocks that wrote damaged files are run again, with the pipeline, inputs and parameters of
-    the run that made the result. It has the bytes again that it had, or is left as it is.
+    the run that made the result. It has the bytes again that it had, or is left as it is. What a
+    killed writer of ours left in it is removed.
 
     Parameters
     ----------
@@ -89,18 +90,20 @@ def repair(
     """
     place = output_at(out, staging)
     found = verify_any(place)
-    if found.whole and not found.extra:
+    if found.whole and not found.leftover:
         _clear(place)
         return found
     if not found.whole:
         say(str(found))
-    handed = _Handed(pipeline, images or {}, say, progress)
+    given = _Given(pipeline, images or {}, say, progress)
     if isinstance(place, RemoteOutput):
-        _repair_remote(place, found, handed)
+        _repair_remote(place, found, given)
     elif not found.whole:
-        _make_again(place, Spoilt(frozenset((*found.missing, *found.changed))), handed)
+        _make_again(place, Spoilt(frozenset((*found.missing, *found.changed))), given)
     else:
-        _remove_extra(place, found)
+        _remove_leftovers(place, found)
+    for name in found.leftover:
+        say(f"removed {name}, which a killed writer left and is part of nothing")
     return verify_any(place)
 
 
@@ -111,39 +114,39 @@ def _clear(out: Output) -> None:
         clean_any(out)
 
 
-def _repair_remote(out: RemoteOutput, found: Verified, handed: _Handed) -> None:
+def _repair_remote(out: RemoteOutput, found: Verified, given: _Given) -> None:
     with remote_copy(out, (*found.missing, *found.changed)) as copy:
         if not found.whole:
-            _make_again(copy.path, copy.spoilt, handed, out)
+            _make_again(copy.path, copy.spoilt, given, out)
             copy.send()
-        copy.remove(found.extra)
+        copy.remove(found.leftover)
 
 
-def _remove_extra(out: Path, found: Verified) -> None:
+def _remove_leftovers(out: Path, found: Verified) -> None:
     with OutputLock(out):
-        for name in found.extra:
+        for name in found.leftover:
             (out / name).unlink(missing_ok=True)
 
 
 def _make_again(
-    out: Path, spoilt: Spoilt, handed: _Handed, remote: RemoteOutput | None = None
+    out: Path, spoilt: Spoilt, given: _Given, remote: RemoteOutput | None = None
 ) -> None:
     """Make again what is spoilt of a result here, or of the copy of one at a URL."""
-    told = _told(out)
-    if remote is not None and handed.pipeline is None:
-        _refuse_file(remote, told.asked)
-    chosen = _swept(handed.pipeline or _pipeline(told.asked), told.asked)
-    handed.say(f"to repair {remote or out}, this is run: {_in_words(told.asked, handed.pipeline)}")
+    made = _how_made(out)
+    if remote is not None and given.pipeline is None:
+        _refuse_file(remote, made.asked)
+    chosen = _swept(given.pipeline or _pipeline(made.asked), made.asked)
+    given.say(f"to repair {remote or out}, this is run: {_as_command(made.asked, given.pipeline)}")
     if MARKER in spoilt.names:
         with OutputLock(out):
-            write_whole(out / MARKER, [told.record.encode()])
-    plan = _plan(out, chosen, told, handed.images, spoilt)
-    _refuse_changed(remote or out, plan, told)
-    handed.say(str(plan.changes))
-    plan.run(progress=handed.progress)
+            write_whole(out / MARKER, [made.record.encode()])
+    plan = _plan(out, chosen, made, given.images, spoilt)
+    _refuse_changed(remote or out, plan, made)
+    given.say(str(plan.changes))
+    plan.run(progress=given.progress)
 
 
-def _told(out: Path) -> _Told:
+def _how_made(out: Path) -> _HowMade:
     with Ledger.open(out / KNOWN / LEDGER, readonly=True) as ledger:
         asked, record = ledger.get_fact(ASKED), ledger.get_fact(RECORD)
         stages, lacking = len(ledger.stages()), bool(ledger.quarantined())
@@ -152,7 +155,7 @@ def _told(out: Path) -> _Told:
             f"{out} was made by an earlier version, which did not note how: it cannot be repaired. "
             "Run it again with --update, which makes anew what is missing or has another size"
         )
-    return _Told(asked, record, stages, lacking)
+    return _HowMade(asked, record, stages, lacking)
 
 
 def _refuse_file(out: RemoteOutput, asked: Mapping[str, Any]) -> None:
@@ -192,7 +195,7 @@ def _swept(pipeline: Pipeline, asked: Mapping[str, Any]) -> Pipeline:
     return pipeline.sweep(**values) if values and not pipeline.swept else pipeline
 
 
-def _in_words(asked: Mapping[str, Any], pipeline: Pipeline | None) -> str:
+def _as_command(asked: Mapping[str, Any], pipeline: Pipeline | None) -> str:
     name = pipeline.name if pipeline is not None else str(asked["pipeline"])
     places = (f"{n}={'an array' if i is None else i['at']}" for n, i in asked["images"].items())
     parameters = {**asked["parameters"], **dict(asked.get("swept", ()))}
@@ -201,16 +204,16 @@ def _in_words(asked: Mapping[str, Any], pipeline: Pipeline | None) -> str:
 
 
 def _plan(
-    out: Path, pipeline: Pipeline, told: _Told, images: Mapping[str, Any], spoilt: Spoilt
+    out: Path, pipeline: Pipeline, made: _HowMade, images: Mapping[str, Any], spoilt: Spoilt
 ) -> Plan:
-    parameters = {n: from_plain(v) for n, v in told.asked["parameters"].items()}
+    parameters = {n: from_plain(v) for n, v in made.asked["parameters"].items()}
     try:
-        opened = {n: _image(n, i, images) for n, i in told.asked["images"].items()}
+        opened = {n: _image(n, i, images) for n, i in made.asked["images"].items()}
         return pipeline.plan(
             out=out,
             update=True,
             spoilt=spoilt,
-            **told.asked["options"],
+            **made.asked["options"],
             **opened,
             **parameters,
         )
@@ -236,13 +239,13 @@ def _image(name: str, opened: Mapping[str, Any] | None, images: Mapping[str, Any
     return open_image(opened["at"], **how)
 
 
-def _refuse_changed(out: Output, plan: Plan, told: _Told) -> None:
+def _refuse_changed(out: Output, plan: Plan, made: _HowMade) -> None:
     """Raise if what would be computed is something else than what was published."""
     changes = plan.changes
     assert changes is not None
-    other = [s for s in changes.stages if s.other or s.another]
-    unlike = plan.spec.digest != told.asked["digest"] or len(changes.stages) != told.stages
-    if unlike or (other and not told.lacking):
+    other = [s for s in changes.stages if s.rekeyed or s.is_new]
+    unlike = plan.spec.digest != made.asked["digest"] or len(changes.stages) != made.stages
+    if unlike or (other and not made.lacking):
         why = "".join(f"\n  {s}" for s in other)
         raise RefusedError(
             f"{out} cannot be repaired: its pipeline, inputs, or the libraries that made it are "

@@ -11,6 +11,7 @@ import lepton_pipe as lp
 from lepton_pipe.catalogue import find_pipeline, shipped_pipelines
 from lepton_pipe.check import check
 from lepton_pipe.errors import UsageError
+from lepton_pipe.run.verify import verify
 from tests.command import lepton, names
 from tests.run.five import picture
 
@@ -87,9 +88,11 @@ def test_the_demo_makes_what_it_says(tmp_path):
     for _ in range(2):  # a second demo replaces the first
         done = lepton("demo", cwd=tmp_path, seconds=120)
         assert done.returncode == 0, done.stderr
-    (out,) = names(tmp_path)
-    made = tmp_path / out
-    assert {"overview.png", "light", "objects", "catalogue.parquet"} <= names(made)
-    assert "overview.png" in done.stdout
+    assert names(tmp_path) == {"lepton-demo.zarr", "lepton-demo-overview.png"}
+    made = tmp_path / "lepton-demo.zarr"
+    assert {"light", "objects", "catalogue.parquet"} <= names(made)
+    assert "lepton-demo-overview.png" in done.stdout
+    found = verify(made)
+    assert (found.whole, found.extra) == (True, ())
     told = " ".join(done.stdout.split())
     assert told.count("no cluster: the work is done before one would have started") == 1

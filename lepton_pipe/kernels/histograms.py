@@ -53,10 +53,24 @@ def _ends(dtype: np.dtype[Any], bins: int, ends: Ends, of_image: bool) -> tuple[
             "the image; replace them first, or give range="
         )
     dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
-    if not of_image:
-        return dtype, ends
-    dtype = bin_dtype(dtype, bins, low, high)
-    return dtype, (dtype.type(low), dtype.type(high))
+    if of_image:
+        dtype = bin_dtype(dtype, bins, low, high)
+        ends = dtype.type(low), dtype.type(high)
+    if not (_has_edges(dtype, bins, ends) or (of_image and low == high)):
+        raise ValueError(
+            f"the histogram's range {low} to {high} cannot be cut into {bins} bins: numbers of "
+            "that size lie further apart than their edges would; give fewer bins= or a wider range="
+        )
+    return dtype, ends
+
+
+def _has_edges(dtype: np.dtype[Any], bins: int, ends: Ends) -> bool:
+    """Tell whether NumPy can tell the edges of bins apart."""
+    try:
+        np.histogram_bin_edges(np.empty(0, dtype), bins, ends)
+    except ValueError:
+        return False
+    return True
 
 
 def bin_dtype(dtype: np.dtype[Any], bins: int, low: Any, high: Any) -> np.dtype[Any]:
@@ -105,10 +119,13 @@ def histogram_counts(
     Raises
     ------
     ValueError
-        When the range is not finite, as that of an image with NaN.
+        When the range is not finite, as that of an image with NaN, or too narrow for the bins.
     """
     dtype, ends = _ends(image.dtype, bins, (low, high), of_image)
     counts = np.zeros(bins, np.int64)
+    if not _has_edges(dtype, bins, ends):  # all values are the same, and lie in the middle
+        counts[bins // 2] = sum(part.size for part in parts(image))
+        return Tally.of(counts)
     fast = loops("counts", image)
     between = None if fast is None else _between(fast, image.dtype, dtype, bins, ends)
     if fast is not None and between is not None:
@@ -196,7 +213,8 @@ def histogram(
     ------
     ValueError
         When the image holds NaN or infinite values and no `range` is given; when a `range` is
-        given with ``bins=None``.
+        given with ``bins=None``; when the range is too narrow, for the size of its ends, to be cut
+        into so many bins.
     """
     if bins is None and range is not None:
         raise ValueError("bins=None counts every integer of the image: leave out range=")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from lepton_pipe.errors import DamagedError, RunError
+from lepton_pipe.errors import DamagedError, RunError, WriteError
 from lepton_pipe.ledger.receipts import Receipt, Unit, decode, encode, is_whole
 from lepton_pipe.ledger.records import Records
 from lepton_pipe.store.durable import sync_path
@@ -79,7 +79,7 @@ def append(folder: Path, receipt: Receipt, *, sync: bool = False) -> None:
             file.sync()
     except OSError as error:
         _forget(folder)
-        raise RunError(f"{file.path}: cannot note that a block is done: {error}") from error
+        raise WriteError.of(f"{file.path}: cannot note that a block is done", error) from error
 
 
 class _File:
@@ -155,7 +155,7 @@ def _made(folder: Path) -> _File:
                 missing.mkdir(mode=0o700, exist_ok=True)
             return _File(folder)
     except OSError as error:
-        raise RunError(f"{folder}: cannot note there which blocks are done: {error}") from error
+        raise WriteError.of(f"{folder}: cannot note there which blocks are done", error) from error
 
 
 def _forget(folder: Path) -> None:

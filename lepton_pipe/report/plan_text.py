@@ -168,6 +168,11 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
+def be(n: int) -> str:
+    """Return the verb that goes with a number."""
+    return "is" if n == 1 else "are"
+
+
 def by(shape: Sequence[int]) -> str:
     """Return a shape as ``64x256x256``."""
     return "x".join(map(str, shape))

@@ -21,7 +21,7 @@ from lepton_pipe.ledger.keys import BlockKeys, InputStamps
 from lepton_pipe.ledger.packing import known_classes, unpack
 from lepton_pipe.merge.fold import TreeFold
 from lepton_pipe.plan import Plan, Stage
-from lepton_pipe.report.plan_text import count
+from lepton_pipe.report.plan_text import be, count
 from lepton_pipe.run.again import Stored
 from lepton_pipe.run.inputs import copies_of, identities_of
 from lepton_pipe.run.published import Found, Published, Spoilt
@@ -48,9 +48,9 @@ class StageChange:
         Those that are to be computed since they are not the same, at most.
     again
         Others that are, since something that they stored on the way is needed again, at most.
-    other
-        Those of the computed that were made of something else, as far as that is known.
-    another
+    rekeyed
+        Those of the computed that have another key than any there was, as far as that is known.
+    is_new
         Whether it is none of the stages that there were.
     exact, again_exact
         Whether it will be just so many.
@@ -62,8 +62,8 @@ class StageChange:
     blocks: int
     computed: int = 0
     again: int = 0
-    other: int = 0
-    another: bool = False
+    rekeyed: int = 0
+    is_new: bool = False
     exact: bool = True
     again_exact: bool = True
     why: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Changes:
         blocks = sum(s.blocks for s in self.stages)
         most = "" if all(s.exact and s.again_exact for s in self.stages) else "at most "
         computed = sum(s.computed + s.again for s in self.stages)
-        head = f"update: {most}{computed} of {count(blocks, 'block')} are to be computed"
+        head = f"update: {most}{computed} of {count(blocks, 'block')} {be(computed)} to be computed"
         return "\n".join([head, *(f"  {s}" for s in self.stages)])
 
 
@@ -170,11 +170,12 @@ class _Look:
         if unknown:
             self._todo[stage.index] = None
             change.computed, change.exact = blocks, not known
-            change.why = [f"depends on {', '.join(unknown)}"]
+            # A value may have the name of the stage that makes it.
+            change.why = [f"depends on {', '.join(dict.fromkeys(unknown))}"]
         else:
             self._compare(stage, change)
         if not known:
-            change.another = True
+            change.is_new = True
             change.why = why_another_recipe(self._plan, stage, self.record)
 
     def _unknown(self, stage: Stage) -> list[str]:
@@ -196,7 +197,7 @@ class _Look:
         if not todo.any():
             todo[self._unfolded(stage, found)] = True
         self._todo[stage.index], self._changed[stage.index] = todo, changed
-        change.computed, change.other = int(todo.sum()), int(changed.sum())
+        change.computed, change.rekeyed = int(todo.sum()), int(changed.sum())
         change.why = self._reasons(stage, todo, changed)
 
     def _unfolded(self, stage: Stage, found: Mapping[int, Found]) -> list[int]:

@@ -127,7 +127,8 @@ def run_plan(
         _leave(staging, books, watcher, error)
         raise RunError(
             f"{error.filename or staging.path}: {error.strerror or error}; nothing was published "
-            f"and {out} is what it was before. Correct that, then run again"
+            f"and {out} is what it was before. Correct that (make room, if the disk is full), then "
+            "type the same command again"
         ) from error
     except BaseException as error:
         _leave(staging, books, watcher, error)

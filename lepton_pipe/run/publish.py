@@ -13,6 +13,7 @@ from lepton_pipe.failpoints import failpoint
 from lepton_pipe.ledger.lock import OutputLock
 from lepton_pipe.run.hidden import HiddenFolder, remove_empty
 from lepton_pipe.run.interrupts import signals_held
+from lepton_pipe.run.own_files import carry_over
 from lepton_pipe.store.durable import remove_partials, sync_path, sync_tree
 from lepton_pipe.store.open import MARKER
 
@@ -94,7 +95,10 @@ class Staging:
         return self._hidden.adopt(staged, self.token)
 
     def publish(self) -> None:
-        """Make the staged folder the output, after everything in it is on disk."""
+        """Make the staged folder the output, after everything in it is on disk.
+
+        What others put into an old version is in the new one, too.
+        """
         failpoint("publish", 1)
         remove_partials(self.path)
         failpoint("publish", 2)
@@ -102,6 +106,9 @@ class Staging:
         self._hidden.begin_publishing(self.path)
         failpoint("publish", 3)
         sync_tree(self._hidden.path)
+        # That may have taken minutes, in which somebody put something into the old version.
+        if self.out.exists() and carry_over(self.out, self.path):
+            sync_tree(self._hidden.path)
         failpoint("publish", 4)
         refuse_output(self.out, overwrite=self._overwrite)
         # From here to the end nothing interrupts: who is told of an interrupt is told that the

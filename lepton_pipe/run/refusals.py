@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -136,16 +138,19 @@ def _places(source: Source, out: Path) -> Iterator[tuple[Path, Path, bool]]:
 
 
 def refuse_space(out: Output, plan: Plan) -> None:
-    """Raise if the disk is so full that the results cannot fit.
+    """Raise if nothing can be written where the results go, or the disk is too full for them.
 
     What a run that was stopped has written already is there, and needs no room once more.
 
     Raises
     ------
     RefusedError
-        When less is free than the results need even if they compress well.
+        When nothing can be made there, or less is free than the results need even if they compress
+        well.
     """
     parent = next(p for p in local_of(out).parents if p.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise _unwritable(out, parent, "it is protected against writing")
     free = shutil.disk_usage(parent).free
     need = sum(
         int(a.nbytes * _COMPRESSED[a.type.kind])
@@ -154,10 +159,31 @@ def refuse_space(out: Output, plan: Plan) -> None:
     )
     other = "a staging=" if isinstance(out, RemoteOutput) else "an out="
     if free < need and free + _held(HiddenFolder(local_of(out)).staged()) < need:
+        _refuse_unwritable(out, parent)
         raise RefusedError(
             f"{parent} has {size(free)} free, but the results need at least "
             f"{size(need)}, compressed; make room, or choose {other} on another disk"
         )
+
+
+def _refuse_unwritable(out: Output, parent: Path) -> None:
+    """Raise if the system makes no folder in `parent`, for another reason than a full disk.
+
+    Some places look writable and have no room whatever one removes, such as ``/proc``.
+    """
+    try:
+        Path(tempfile.mkdtemp(prefix=".lepton.", dir=parent)).rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise _unwritable(out, parent, f"{error.strerror}") from error
+
+
+def _unwritable(out: Output, parent: Path, why: str) -> RefusedError:
+    other = "a staging=" if isinstance(out, RemoteOutput) else "an out="
+    return RefusedError(
+        f"cannot write beside the output {local_of(out)}: nothing can be made in {parent} ({why}); "
+        f"correct the permissions there, or choose {other} elsewhere"
+    )
 
 
 def _held(staged: Path | None) -> int:

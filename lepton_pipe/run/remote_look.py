@@ -16,6 +16,7 @@ from lepton_pipe.ledger.lock import refuse_locked
 from lepton_pipe.run.clean import Cleaned, clean
 from lepton_pipe.run.expected import expected_files
 from lepton_pipe.run.hidden import HiddenFolder
+from lepton_pipe.run.own_files import OwnFiles
 from lepton_pipe.run.remote_lock import refuse_locked_url, remote_holder, remove_stale
 from lepton_pipe.run.status import State, Status, run_status
 from lepton_pipe.run.upload import BEGUN, remove_left, stopped_upload
@@ -92,6 +93,7 @@ def verify_any(out: Output) -> Verified:
                 expected,
                 lambda file: remote.size_and_crc(file.name, file.size),
                 lambda: (n for n in remote.names() if not n.startswith(f"{KNOWN}/")),
+                OwnFiles.of_ledger(ledger),
                 threads=CONNECTIONS,
             )
 

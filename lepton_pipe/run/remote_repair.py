@@ -81,7 +81,7 @@ class RemoteCopy(NamedTuple):
         put_checked(self.remote, self.path, file)
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove objects that nobody published."""
+        """Remove objects of ours that are part of nothing."""
         self.lock.check()
         for name in names:
             self.remote.remove(name)

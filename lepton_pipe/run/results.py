@@ -51,6 +51,9 @@ class Results:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+        for name, array in self._plan.arrays.items():
+            if array.output:
+                _clear_image(self._folder / name, len(array.levels))
 
     def write(self, values: Mapping[str, Any], quarantine: Quarantine) -> None:
         """Write tables, values, and the list of what is lacking."""
@@ -107,6 +110,22 @@ class Results:
         lacking = {n: measured.pop(n) for n in LACKING if n in measured}
         made = {**record(self._plan, identities), "measured": measured, **lacking}
         write_json(self._folder / MARKER, made)
+
+
+def _clear_image(folder: Path, levels: int) -> None:
+    """Remove what is no part of an image: files of others, carried over by a run that was killed.
+
+    Chunks are not looked through: there may be millions.
+    """
+    parts = {"zarr.json", *(str(level) for level in range(levels))}
+    found = [p for p in folder.iterdir() if p.name not in parts]
+    for level in range(levels):
+        found += [p for p in (folder / str(level)).iterdir() if p.name not in ("zarr.json", "c")]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def record(plan: Plan, identities: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lepton_pipe.plan.uses import uses_of
 from lepton_pipe.report.board import Board
 from lepton_pipe.report.casts import CastReport
 from lepton_pipe.report.device import DeviceReport
+from lepton_pipe.report.plan_text import be, count
 from lepton_pipe.report.progress import Watcher
 from lepton_pipe.report.report import Report, StageReport
 from lepton_pipe.run.again import Again, OnlyThese, WorkAgain
@@ -78,7 +79,8 @@ class StageRunner:
         self.held = self._held(stage)
         books = self.books.begin(stage, self.values)
         if books.done:
-            self._say(f"{stage.name}: {books.done} of {len(stage.blocks)} blocks are done")
+            of = count(len(stage.blocks), "block")
+            self._say(f"{stage.name}: {books.done} of {of} {be(books.done)} done")
         self.board.begin(stage.index, books.ended)
         result = self.again.run(stage)
         books.refuse_missing()

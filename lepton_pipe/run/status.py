@@ -13,6 +13,7 @@ from lepton_pipe.errors import LeptonError, RefusedError
 from lepton_pipe.ledger import KNOWN, LEDGER
 from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.ledger.lock import Holder, holder
+from lepton_pipe.report.plan_text import be, count
 from lepton_pipe.run.hidden import HiddenFolder
 from lepton_pipe.store.open import MARKER
 from lepton_pipe.store.output import Output, clean_command
@@ -84,10 +85,10 @@ class Status:
     def __str__(self) -> str:
         lines = [f"{self.out}: {self._headline()}"]
         if self.state in ("running", "stopped"):
-            lines += [f"  {s.name}: {s.done} of {s.blocks} {_blocks(s)}" for s in self.stages]
+            lines += [f"  {s.name}: {s.done} of {count(s.blocks, 'block')}" for s in self.stages]
             if self.published:
                 lines.append("  the result of an earlier run is there, and is not touched")
-        lines += _quarantine_lines(self.quarantined)
+        lines += _quarantine_lines(self.quarantined, ended=self.state != "complete")
         return "\n".join([*lines, *(f"  note: {n}" for n in self.notes)])
 
     def _headline(self) -> str:
@@ -101,23 +102,26 @@ class Status:
         if self.state == "complete":
             number = len(self.quarantined)
             return f"complete, but for {number} quarantined" if number else "complete"
-        return "nothing is there: no result, and no run that was stopped"
+        return "nothing is there: no result, and no run that was stopped; is it another path?"
 
     def _how_far(self) -> str:
         if not self.stages:
             return "no block is known to be done"
         stage = next((s for s in self.stages if s.done < s.blocks), self.stages[-1])
-        return f"{stage.done} of {stage.blocks} {_blocks(stage)} of stage {stage.name} are done"
+        of = f"{count(stage.blocks, 'block')} of stage {stage.name}"
+        return f"{stage.done} of {of} {be(stage.done)} done"
 
 
-def _blocks(stage: StageProgress) -> str:
-    return "block" if stage.blocks == 1 else "blocks"
-
-
-def _quarantine_lines(quarantined: Sequence[Any]) -> list[str]:
-    lines = [f"  quarantined: {_one_line(item)}" for item in quarantined[:_SHOWN]]
+def _quarantine_lines(quarantined: Sequence[Any], *, ended: bool) -> list[str]:
+    """Return lines of what failed; `ended` of a run, so that it may be what ended it."""
+    lines = [f"  {_word(item, ended=ended)}: {_one_line(item)}" for item in quarantined[:_SHOWN]]
     more = len(quarantined) - _SHOWN
     return [*lines, f"  and {more} more, listed in {MARKER}"] if more > 0 else lines
+
+
+def _word(item: Any, *, ended: bool) -> str:
+    kind = item.get("kind") if isinstance(item, Mapping) else None
+    return "failed" if ended and kind in ("block", "process") else "quarantined"
 
 
 def _one_line(item: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from lepton_pipe.errors import RefusedError
 from lepton_pipe.ledger import KNOWN, LEDGER
 from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.run.expected import Expected, expected_files
+from lepton_pipe.run.own_files import OwnFiles, names_in
 from lepton_pipe.store.durable import size_and_crc
 from lepton_pipe.store.open import MARKER
 from lepton_pipe.store.output import Output
@@ -36,9 +36,12 @@ class Verified:
         The result.
     files, size
         Files that were compared, and their bytes.
-    missing, changed, extra
-        Files that are not there, that hold other bytes, and that nobody published; relative to
-        `out`.
+    missing, changed
+        Files that are not there, and that hold other bytes; relative to `out`.
+    leftover
+        Files that a killed writer of ours left. They are part of nothing.
+    extra
+        Files that lepton_pipe did not write.
     """
 
     out: Output
@@ -46,11 +49,12 @@ class Verified:
     size: int
     missing: tuple[str, ...]
     changed: tuple[str, ...]
+    leftover: tuple[str, ...]
     extra: tuple[str, ...]
 
     @property
     def whole(self) -> bool:
-        """Whether everything is there as it was published; what is extra does no harm to that."""
+        """Whether everything is there as it was published; what is there besides does no harm."""
         return not (self.missing or self.changed)
 
     def to_json(self) -> dict[str, Any]:
@@ -61,13 +65,14 @@ class Verified:
             "bytes": self.size,
             "missing": list(self.missing),
             "changed": list(self.changed),
+            "leftover": list(self.leftover),
             "extra": list(self.extra),
         }
 
     def __str__(self) -> str:
         verdict = "whole" if self.whole else "damaged"
         lines = [f"{self.out}: {verdict}; {self.files} files, {self.size} bytes were compared"]
-        for word in ("missing", "changed", "extra"):
+        for word in ("missing", "changed", "leftover", "extra"):
             found = getattr(self, word)
             lines += [f"  {word}: {name}" for name in found[:_SHOWN]]
             if len(found) > _SHOWN:
@@ -96,9 +101,9 @@ def verify(out: Path) -> Verified:
     for _ in range(_TIMES):
         version = file_stamp(ledger_path)
         with Ledger.open(ledger_path, readonly=True, foreign=True) as ledger:
-            expected = expected_files(ledger)
+            expected, own = expected_files(ledger), OwnFiles.of_ledger(ledger)
             found = compare(
-                out, expected, lambda file: _found(out / file.name), lambda: _names(out)
+                out, expected, lambda file: _found(out / file.name), lambda: names_in(out), own
             )
         # A new version may have taken its place meanwhile, and what is there is that one's.
         if file_stamp(ledger_path) == version:
@@ -111,6 +116,7 @@ def compare(
     expected: Iterator[Expected],
     found: Callable[[Expected], tuple[int, int] | None],
     names: Callable[[], Iterable[str]],
+    own: OwnFiles,
     threads: int = _THREADS,
 ) -> Verified:
     """Compare what is expected with what is there.
@@ -121,6 +127,8 @@ def compare(
         Reads a file: its bytes and their crc32c, None where it is missing.
     names
         All that is there, but for what is known of it.
+    own
+        Tells which of them are ours.
     threads
         How many files are read at the same time.
     """
@@ -134,9 +142,15 @@ def compare(
                     missing.append(file.name)
                 elif there != (file.size, file.crc):
                     changed.append(file.name)
-    extra = sorted(name for name in names() if name not in known)
+    besides = sorted(name for name in names() if name not in known)
     return Verified(
-        out, len(known), size, tuple(sorted(missing)), tuple(sorted(changed)), tuple(extra)
+        out,
+        len(known),
+        size,
+        tuple(sorted(missing)),
+        tuple(sorted(changed)),
+        tuple(name for name in besides if name in own),
+        tuple(name for name in besides if name not in own),
     )
 
 
@@ -149,12 +163,3 @@ def _found(path: Path) -> tuple[int, int] | None:
         return None
     except OSError:
         return -1, 0  # it is there, and cannot be read
-
-
-def _names(out: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(out):
-        here = Path(folder)
-        if here == out and KNOWN in folders:
-            folders.remove(KNOWN)
-        for name in names:
-            yield (here / name).relative_to(out).as_posix()

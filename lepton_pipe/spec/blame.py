@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from lepton_pipe.spec.canonical import Step
 
 # Where a kernel's functions are called from.
 _CALLERS = [str(Path(__file__).with_name(name)) for name in ("kernel.py", "absorb.py")]
+
+
+# As NumPy, Cython and pandas say it of an array, a buffer, a destination.
+_READ_ONLY = re.compile(r"read-?only")
 
 
 @contextmanager
@@ -46,9 +51,19 @@ def blamed(step: Step, what: str) -> Iterator[None]:
         if (fault := fault_of(error)) is not None:
             raise fault from None
         raise KernelError(
-            f"{step.id} failed on {what}: {type(error).__name__}: {error}\n"
+            f"{step.id} failed on {what}: {type(error).__name__}: {error}{_remedy(error)}\n"
             f"  {step.where}\n{_own_frames(error)}"
         ) from None
+
+
+def _remedy(error: BaseException) -> str:
+    """Return what to do about an error of which the text does not say it."""
+    if isinstance(error, ValueError) and _READ_ONLY.search(str(error)):
+        return (
+            "; a kernel must not change the array it is given, which others may read as well: let "
+            "it work on a copy (image.copy()), or return a new array"
+        )
+    return ""
 
 
 def _own_frames(error: BaseException) -> str:

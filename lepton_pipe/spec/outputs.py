@@ -26,9 +26,10 @@ def named_outputs(pipeline: str, result: Any) -> dict[str, Node]:
     if isinstance(result, Node):
         return {pipeline: result}
     if not isinstance(result, Mapping) or not result:
+        what = "an empty dict" if isinstance(result, Mapping) else type(result).__name__
         raise UsageError(
-            f"the pipeline returned {type(result).__name__}; return one image, value or "
-            "table, or a dict of them by name"
+            f"the pipeline returned {what}; return one image, value or table, or a dict of them by "
+            "name"
         )
     return dict(_named(result))
 

@@ -98,7 +98,15 @@ class Parameter:
         raise self._refusal(value)
 
     def _refusal(self, value: Any) -> UsageError:
-        return UsageError(f"{self.name} must be {self.type_name}, not {value!r}")
+        return UsageError(f"{self.name} must be {self._wanted}, not {value!r}")
+
+    @property
+    def _wanted(self) -> str:
+        """What values there are, in words: those of a Literal one by one."""
+        if "Literal[" not in self.type_name:
+            return self.type_name
+        *others, last = map(_in_words, _alternatives(self.annotation))
+        return f"{', '.join(others)} or {last}" if others else last
 
 
 def _alternatives(annotation: Any) -> list[Any]:
@@ -108,6 +116,12 @@ def _alternatives(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     return [annotation]
+
+
+def _in_words(wanted: Any) -> str:
+    if wanted is type(None):
+        return "None"
+    return wanted.__name__ if type(wanted) is type else str(wanted)
 
 
 def _readings(text: str) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lepton_pipe.errors import InputError, RunError
+from lepton_pipe.errors import InputError, RunError, WriteError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import Wanted
 from lepton_pipe.store.durable import remove_partials, sync_path, sync_tree
@@ -57,8 +57,8 @@ class ArrayTarget:
         ------
         ValueError
             When the region cuts a chunk, or the array is of another shape or dtype.
-        RunError
-            When the system refuses the write, such as a full disk.
+        WriteError
+            When the system refuses, such as a full disk.
         """
         writer = self.opened()
         with self.writing(region, writer):
@@ -82,12 +82,14 @@ class ArrayTarget:
 
     @contextmanager
     def writing(self, region: Region, writer: Writer) -> Iterator[None]:
-        """Refuse a region that cuts a unit; raise what the system refuses as `RunError`."""
+        """Refuse a region that cuts a unit; raise what the system refuses as `WriteError`."""
         _check_aligned(region, writer.unit, writer.shape, self.array_path)
         try:
             yield
         except OSError as error:
-            raise RunError(f"{self.array_path}: cannot write region {region}: {error}") from error
+            raise WriteError.of(
+                f"{self.array_path}: cannot write region {region}", error
+            ) from error
 
     def source(self) -> Source:
         """Return the array as a source, in which a missing chunk raises `DamagedError`."""

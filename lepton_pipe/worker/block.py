@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lepton_pipe.device import frozen, to_host
-from lepton_pipe.errors import LeptonError
+from lepton_pipe.errors import LeptonError, WriteError
 from lepton_pipe.geometry import Region
 from lepton_pipe.kernels.finite import count_not_finite
 from lepton_pipe.ledger.journal import Unit
@@ -211,6 +211,8 @@ class Task:
             try:
                 arrays = [tried(partial(self._copy, source, w, region)) for w in copies]
                 array = arrays[0] if arrays else tried(partial(source.read, region))
+            except WriteError:  # of a copy: what was to be read is no part of that
+                raise
             except LeptonError as error:
                 array = self._unread(image, region, error)
             stats.bytes_read += array.nbytes

@@ -43,7 +43,7 @@ def kib(world):
     return int(done.stdout.split()[0])
 
 
-FULL = r"No space left on device|database or disk is full"
+FULL = r"No space left on device.*make room.*type the same command again|database or disk is full"
 
 
 @pytest.mark.parametrize(

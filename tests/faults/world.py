@@ -156,5 +156,5 @@ class World:
         """Assert that what is published is whole, and nothing is left beside it."""
         assert self.published() == golden
         found = verify(self.out)
-        assert found.whole and not found.extra, found
+        assert found.whole and not (found.leftover or found.extra), found
         assert names(self.folder) - {self.blocks.name} == {"o"}

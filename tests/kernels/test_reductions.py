@@ -127,6 +127,19 @@ def test_histogram_equals_numpy(case, bins):
         np.testing.assert_array_equal(histogram(array, bins, ends), expected)
 
 
+@pytest.mark.parametrize("value", [7, 2**53 + 2, 2**64 - 1, 1e300, -1e300])
+@pytest.mark.parametrize("bins", [1, 7, 256])
+def test_a_constant_image_lies_in_the_middle_bin(value, bins):
+    """Also where numbers lie so far apart that `numpy.histogram` cannot make bins around one."""
+    array = np.full((4, 5), value, np.uint64 if isinstance(value, int) else np.float64)
+    expected = np.zeros(bins, np.int64)
+    expected[bins // 2] = 20
+    if value == 7:
+        np.testing.assert_array_equal(np.histogram(array, bins)[0], expected)
+    for got in (histogram(array, bins), by_blocks(histogram, array, (3, 2), bins=bins)):
+        np.testing.assert_array_equal(got, expected)
+
+
 @given(cases(["uint8", "int8", "uint16", "bool"]))
 @settings(max_examples=40, deadline=None)
 def test_every_integer_by_itself_equals_scikit_image(case):
@@ -171,6 +184,8 @@ def test_bins_of_several_integers(dtype, most):
         (lambda: histogram(np.ones((3, 3), int), None, (0, 1)), "leave out range"),
         (lambda: histogram(np.array([[1, np.nan]])), "NaN or infinite"),
         (lambda: histogram(np.array([[0, 2**40]]), None), "give bins="),
+        (lambda: histogram(np.array([[2**60, 2**60 + 1]])), "cannot be cut into 256 bins.*fewer"),
+        (lambda: histogram(np.ones((3, 3), "u1"), 9, (1e300, 1e300)), "cannot be cut into 9 bins"),
         (lambda: histogram(np.ones((3, 3), "u1"), 0), "bins=0"),
         (lambda: histogram(np.ones((3, 3), "u1"), 9, (2, 1)), "low to high"),
         (lambda: histogram(np.ones((3, 3), "u1"), 9, (np.nan, 1)), "not finite|NaN or infinite"),

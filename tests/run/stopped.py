@@ -44,8 +44,12 @@ def working_on(out):
 def written(staging, text):
     """Stage a result that says `text`."""
     (staging.path / "result").write_text(text)
-    (staging.path / MARKER).write_text(json.dumps({"says": text}))
+    (staging.path / MARKER).write_text(json.dumps(_record(text)))
     return staging
+
+
+def _record(text):
+    return {"says": text, "measured": {"outputs": {"result": {"path": "result"}}}}
 
 
 def published(out, text):
@@ -63,7 +67,7 @@ def content(out):
     """Return what a whole output says; fail on a mixture."""
     assert names(out) == {"result", MARKER}
     said = (out / "result").read_text()
-    assert json.loads((out / MARKER).read_text()) == {"says": said}
+    assert json.loads((out / MARKER).read_text()) == _record(said)
     return said
 
 

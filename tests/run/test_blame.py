@@ -47,6 +47,18 @@ def asks_wrongly(block):
     return gaussian(lp.Image(None, None), sigma=1)
 
 
+@lp.kernel
+def adds_in_place(block):
+    block += 1
+    return block
+
+
+@lp.kernel
+def assigns_in_place(block):
+    block[:2] = 0
+    return block
+
+
 class _HoldsALock(Exception):  # noqa: N818
     def __init__(self):
         super().__init__("as planned")
@@ -85,6 +97,13 @@ def test_the_kernel_and_the_line_are_named(kernel, tmp_path):
     assert kernel.name in text
     assert "test_blame.py" in text
     assert "as planned" in text or "SystemExit" in text
+
+
+@pytest.mark.parametrize("kernel", [adds_in_place, assigns_in_place])
+def test_a_kernel_that_changes_its_image_is_told_to_copy_it(kernel, tmp_path):
+    text = _failure(_pipeline(kernel), tmp_path, serial=True)
+    assert "read-only; a kernel must not change the array it is given" in text
+    assert "image.copy()" in text
 
 
 def test_a_value_kernel_is_named(tmp_path):

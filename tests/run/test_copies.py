@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import zarr
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 import lepton_pipe as lp
-from lepton_pipe.errors import InputError, LeptonError
+from lepton_pipe.errors import InputError, LeptonError, WriteError
 from lepton_pipe.kernels import gaussian
 
 IMAGE = np.random.default_rng(0).integers(0, 900, (40, 70, 90)).astype(np.uint16)
@@ -76,3 +78,16 @@ def test_a_chunk_that_is_not_there_is_refused_or_written_as_fill_values(tmp_path
     made = zarr.open_array(tmp_path / "out" / "image" / "0")[:]
     assert (made[20:40, 48:, :48] == 7).all()
     np.testing.assert_array_equal(made[:20], IMAGE[:20])
+
+
+def test_a_disk_that_is_full_is_not_told_as_an_input_that_cannot_be_read(tmp_path, monkeypatch):
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plan = keep.plan(
+        raw=stored(tmp_path / "raw.zarr", ZstdCodec()), out=tmp_path / "out", serial=True
+    )
+    monkeypatch.setattr("lepton_pipe.store.writers.DirectWriter.put", full)
+    with pytest.raises(WriteError, match="make room there, then type the same") as raised:
+        plan.run(progress=False)
+    assert "read for" not in str(raised.value)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import imagecodecs
 import numpy as np
 import pytest
 
+from lepton_pipe.catalogue import find_pipeline
 from lepton_pipe.errors import RefusedError
 from lepton_pipe.run.refusals import refuse_places
 from lepton_pipe.store import open_source
@@ -70,3 +73,13 @@ def test_an_output_in_an_input(tmp_path):
     for out in (tmp_path / "in" / "out", tmp_path / "in" / ".." / "in" / "out"):
         with pytest.raises(RefusedError, match="lie inside each other"):
             refuse_places(out, {"raw": folder}, overwrite=False)
+
+
+def test_where_nothing_can_be_made_is_not_told_as_a_full_disk(tmp_path):
+    """There is no room in /proc, and none can be made: not even a folder can."""
+    if not Path("/proc/self").exists():
+        pytest.skip("this system has no /proc")
+    np.save(tmp_path / "a.npy", np.zeros((100, 100), np.uint16))
+    convert = find_pipeline("convert")
+    with pytest.raises(RefusedError, match=r"nothing can be made in /proc \(.*an out= elsewhere$"):
+        convert.plan(raw=tmp_path / "a.npy", out="/proc/x.zarr")

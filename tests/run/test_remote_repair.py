@@ -115,7 +115,8 @@ def test_every_kind_of_object_is_made_again(store, made, folder, how):
         store.objects.pop(key) if how == "gone" else flip(store, key)
     store.put(KEY + "notes.txt", b"whose?")
     found, _ = repaired(made)
-    assert found.whole
+    assert (found.whole, found.extra) == (True, ("notes.txt",))
+    assert store.objects.pop(KEY + "notes.txt").data == b"whose?"
     assert same(store, made)
     assert names(folder) == set()
 
@@ -135,9 +136,9 @@ def test_the_record_alone_is_put_back_and_nothing_is_computed(store, made, folde
     assert started() == []
 
 
-def test_what_is_extra_alone_is_removed_and_what_is_whole_left_alone(store, made, folder, started):
-    store.put(KEY + "objects/notes.txt", b"mine")
-    assert not repaired(made)[0].extra
+def test_what_is_left_alone_is_removed_and_what_is_whole_stays(store, made, folder, started):
+    store.put(KEY + "objects/0/c/7/7/7", b"ours")
+    assert not repaired(made)[0].leftover
     assert same(store, made)
     store.requests.clear()
     assert repaired(made)[0].whole

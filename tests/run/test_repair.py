@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def repaired(out):
     said = []
     found = repair(out, say=said.append, progress=False)
     assert found.whole
-    assert not found.extra
+    assert not found.leftover
     assert verify(out).whole
     assert not out.with_name(f".{out.name}.lepton").exists()
     return said
@@ -71,7 +72,26 @@ def test_every_kind_of_file_is_made_again(out):
         flip(file, i)
     (out / "notes.txt").write_text("mine")
     repaired(out)
+    assert contents(out) == {**before, Path("notes.txt"): b"mine"}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_files_of_others_stay_and_what_a_killed_writer_left_goes(out, damaged):
+    chunk = chunk_of(out)
+    left = [chunk.with_name("777"), chunk.with_name(f"{chunk.name}.{'0f' * 16}.partial")]
+    for place in (*left, out / "mine" / "a.md", out / "objects" / "b.md", chunk.with_name("c.md")):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(place.name)
+    (out / "link").symlink_to(out.parent)
+    before = {p: b for p, b in contents(out).items() if out / p not in left}
+    if damaged:
+        flip(chunk)
+    said = "\n".join(repaired(out))
     assert contents(out) == before
+    assert all(f"removed {p.relative_to(out)}" in said for p in left)
+    theirs = ("link/", "mine/a.md", f"{chunk.relative_to(out).parent}/c.md", "objects/b.md")
+    assert verify(out).extra == tuple(sorted(theirs))
+    assert (out / "link").readlink() == out.parent
 
 
 @pytest.mark.parametrize("how", ["missing", "torn"])
@@ -101,7 +121,7 @@ def test_what_is_whole_is_left_alone(out, made):
     (out / "notes.txt").write_text("mine")
     before = {p: p.stat().st_mtime_ns for p in files(out) if p.name != "notes.txt"}
     assert repaired(out) == []
-    assert {p: p.stat().st_mtime_ns for p in files(out)} == before
+    assert {p: p.stat().st_mtime_ns for p in files(out) if p.name != "notes.txt"} == before
     assert (made.folder / "started").read_text() == ""
 
 

@@ -135,6 +135,16 @@ def test_what_a_run_has_given_up_so_far_is_told(tmp_path):
     assert run_status(tmp_path / "o").quarantined == ({"path": "a.tif", "error": "cut"},)
 
 
+def test_what_ended_a_run_is_not_called_quarantined(tmp_path):
+    staging = begun(tmp_path / "o")
+    with Ledger.open(staging.path / KNOWN / LEDGER) as ledger:
+        ledger.quarantine(1, 3, {"kind": "block", "error": "No space left on device"})
+    staging.keep()
+    told = str(run_status(tmp_path / "o"))
+    assert "  failed: error No space left on device, kind block" in told
+    assert "quarantined" not in told
+
+
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"quarantined": 7}', "[" * 5000], ids=range(5))
 def test_a_damaged_record_is_no_traceback(tmp_path, record):
     (tmp_path / "o").mkdir()
@@ -191,6 +201,9 @@ def test_on_the_command_line(tmp_path):
     assert lepton(*run, cwd=tmp_path).returncode == 0
     complete = lepton("status", "out=o", "--json", cwd=tmp_path)
     assert (complete.returncode, complete.stderr) == (0, "")
+    nothing = lepton("status", "nope", cwd=tmp_path)
+    assert (nothing.returncode, nothing.stderr) == (1, "")
+    assert "nope: nothing is there: no result, and no run that was stopped" in nothing.stdout
     found = json.loads(complete.stdout)
     assert (found["state"], found["published"], found["holder"]) == ("complete", True, None)
     assert found["digest"] == json.loads((tmp_path / "o" / MARKER).read_text())["digest"]

@@ -7,9 +7,12 @@ import os
 import random
 import shutil
 
+import numpy as np
 import pytest
 
+import lepton_pipe as lp
 from lepton_pipe.errors import KernelError, OutputExistsError, RefusedError, UsageError
+from lepton_pipe.kernels import label
 from lepton_pipe.run.verify import verify
 from tests.command import assert_refused, lepton, names
 from tests.run.five import fingerprints
@@ -129,6 +132,24 @@ def test_the_plan_says_why(bench, change):
         assert text in str(plan), str(plan)
     assert plan.to_json()["update"]["same"] is False
     assert not (bench.folder / ".o.lepton").exists()
+
+
+@lp.pipeline
+def parts(raw: lp.Image):
+    """Have a stage that is called as the value is that it gives."""
+    return label(raw)
+
+
+def test_what_it_depends_on_is_named_once_and_one_block_is(tmp_path):
+    for edge in (True, False):
+        image = np.ones((40, 50), bool)
+        image[3] = edge
+        np.save(tmp_path / "raw.npy", image)
+        plan = parts.plan(raw=tmp_path / "raw.npy", out=tmp_path / "o", update=True, serial=True)
+        told = str(plan.changes)
+        plan.run(progress=False)
+    assert "update: at most 2 of 2 blocks are to be computed" in told
+    assert "label_apply: at most 1 of 1 block (depends on label_join)" in told
 
 
 def test_a_parameter_leaves_what_comes_before_it(bench):

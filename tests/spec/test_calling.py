@@ -18,7 +18,7 @@ from tests.spec.binding import image_type, problems
     [
         (lambda raw: None, "returned NoneType; return one image"),
         (lambda raw: [raw], "returned list"),
-        (lambda raw: {}, "returned dict"),
+        (lambda raw: {}, "returned an empty dict; return one image"),
         (lambda raw: {"a": 3}, "output 'a' is int, not an image"),
         (lambda raw: {"a/b": raw}, "output name 'a/b' cannot be a file name"),
         (lambda raw: {"../up": raw}, "cannot be a file name"),

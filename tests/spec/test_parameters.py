@@ -102,9 +102,15 @@ def test_a_text_that_is_no_such_value_is_refused_by_name_and_value(annotation, t
 
 @pytest.mark.parametrize(
     ("annotation", "words"),
-    [(float, "float"), (float | None, "float | None"), (Literal["a"], "Literal['a']")],
+    [
+        (float, "float"),
+        (float | None, "float | None"),
+        (Literal["a"], "a"),
+        (Literal["max", "min", 3], "max, min or 3"),
+        (float | Literal["otsu"] | None, "float, otsu or None"),
+    ],
 )
-def test_the_error_names_the_type_as_the_user_wrote_it(annotation, words):
+def test_the_error_names_the_type_as_the_user_wrote_it_and_choices_one_by_one(annotation, words):
     with pytest.raises(UsageError, match="must be") as caught:
         parameter(annotation).check([1, 2])
     assert f"must be {words}, not [1, 2]" in str(caught.value)

@@ -20,7 +20,7 @@ from ome_zarr.reader import Reader
 from ome_zarr_models import open_ome_zarr
 from yaozarrs import validate_zarr_store
 
-from lepton_pipe.errors import DamagedError, RunError
+from lepton_pipe.errors import DamagedError, RunError, WriteError
 from lepton_pipe.geometry import Blocks, Grid, Region
 from lepton_pipe.spec import ImageType
 from lepton_pipe.store import (
@@ -292,7 +292,7 @@ def test_a_full_disk_is_a_run_error(tmp_path, monkeypatch):
     kind = ImageType(Grid.of((4, 4)), np.dtype("uint8"))
     create_scratch(tmp_path / "s", kind, (4, 4))
     (tmp_path / "s/c").write_text("a file where a folder must be")
-    with pytest.raises(RunError, match="cannot write region"):
+    with pytest.raises(WriteError, match=r"cannot write region .*; look at the disk, then type"):
         ArrayTarget(tmp_path / "s", None).write(kind.grid.region, np.ones((4, 4), "uint8"))
 
 
@@ -360,7 +360,7 @@ def test_nothing_runs_on_after_an_error(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.replace", full)
-        with pytest.raises(RunError, match="No space left"):
+        with pytest.raises(WriteError, match="No space left on device; make room there, then type"):
             one.write(kind.grid.region, np.ones((8, 8), "uint8"))
     written = set((tmp_path / "a").rglob("*"))
     other.write(kind.grid.region, np.ones((8, 8), "uint8"))
