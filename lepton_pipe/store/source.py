@@ -161,12 +161,21 @@ class Source(ABC):
 
 
 def file_stamp(path: str | Path) -> tuple[int, ...]:
-    """Return what tells one version of a file from the next: size, time, inode; empty if none."""
+    """Return what tells one version of a file from the next; empty if there is none.
+
+    Size, time, inode, and the time of the last change of these, which nobody can set: under such
+    a stamp what was read is kept, so it must tell apart what was written within one process.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116  (asked for every chunk; a Path takes longer)
     except OSError:
         return ()
-    return (status.st_size, status.st_mtime_ns, status.st_ino)
+    return stamp_of(status)
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return the `file_stamp` of a file whose status is known."""
+    return (status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
 
 
 class HandleCache:

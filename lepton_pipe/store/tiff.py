@@ -22,7 +22,7 @@ from lepton_pipe.store.axes import AxisMap, Found, Wanted, resolve
 from lepton_pipe.store.chunked import ChunkedSource, Index
 from lepton_pipe.store.loop import run
 from lepton_pipe.store.source import Source, file_stamp, handles
-from lepton_pipe.store.stamps import digest, known_version, remote_version
+from lepton_pipe.store.stamps import known_version, remote_version
 from lepton_pipe.store.stores import AsyncArray
 from lepton_pipe.store.tiff_check import check_whole, ome_pixels
 from lepton_pipe.store.tiff_guard import check_description, guard_jpeg
@@ -112,7 +112,7 @@ class TiffSource(ChunkedSource):
         if is_url(self.uri):
             known = remote_version(self.uri)
         else:
-            known = digest(self.stamp) if self.companions else known_version(self.stamp)
+            known = known_version(self.stamp)
         return [known] * len(units)
 
     def identity(self) -> dict[str, Any]:
