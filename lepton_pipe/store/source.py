@@ -40,12 +40,15 @@ class Source(ABC):
         Shape of the unit in which the data is stored, in the same order; for planning.
     opened
         How `lepton_pipe.open_image` was asked for it: ``at`` and further arguments.
+    by_bytes
+        Whether a version of its files is told by digests of their bytes, not by size and time.
     """
 
     uri: str
     type: ImageType
     chunks: tuple[int, ...]
     opened: Mapping[str, Any] | None = field(default=None, kw_only=True, compare=False, repr=False)
+    by_bytes: bool = field(default=False, kw_only=True, repr=False)
 
     def remembering(self, what: Any, how: Mapping[str, Any]) -> Self:
         """Return the image with a note of how it was opened, if it was by a path or URL.
@@ -115,11 +118,27 @@ class Source(ABC):
         """Shape of the parts of the grid that have a stamp each: what is stored as one file."""
         return self.type.grid.shape
 
+    def known_by_bytes(self) -> Self:
+        """Return the image with versions of its files told by their bytes.
+
+        One at a URL is known by what the server says, and an array by its values, in any case.
+        """
+        return replace(self, by_bytes=True) if self.paths() else self
+
     def form_stamp(self) -> bytes:
-        """Return what changes when the same files would be understood as other voxels."""
+        """Return what changes when the same files would be understood as other voxels.
+
+        It changes as well with what tells versions of these files.
+        """
+        return stamps.digest(
+            [type(self).__name__, self._place(), self.type.dtype.str, *self._form()]
+        )
+
+    def _place(self) -> str:
+        if self.by_bytes:
+            return "anywhere"
         # A link may lead to other files now, which can have the same sizes and times.
-        place = os.path.realpath(self.uri) if self.paths() else self.uri
-        return stamps.digest([type(self).__name__, place, self.type.dtype.str, *self._form()])
+        return os.path.realpath(self.uri) if self.paths() else self.uri
 
     def _form(self) -> tuple[Any, ...]:
         """Return plain data on how files become voxels: axes, codecs."""
