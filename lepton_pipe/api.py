@@ -91,6 +91,7 @@ class Pipeline(Definition):
         keep: Keep = "auto",
         on_error: OnError = "fail",
         sparse: bool = False,
+        digest: bool = False,
         staging: str | Path | None = None,
         stall: float | None = None,
         insecure: bool = False,
@@ -99,7 +100,8 @@ class Pipeline(Definition):
     ) -> Plan:
         """Plan a run over images of any size; reads no voxels and writes no results.
 
-        Only a kernel that does not declare what it needs is run, once, on a part of the image.
+        Only a kernel that does not declare what it needs is run, once, on a part of the image, and
+        with `digest` an update reads the files of its inputs.
 
         Parameters
         ----------
@@ -107,7 +109,7 @@ class Pipeline(Definition):
             Directory to publish the results in, or its URL: ``s3://bucket/folder/name.zarr``.
         memory, workers, threads, device, device_memory, serial, overwrite, update, scheduler
             See `RunOptions`.
-        chunks, levels, keep, on_error, sparse, staging, stall, insecure
+        chunks, levels, keep, on_error, sparse, digest, staging, stall, insecure
             See `RunOptions`.
         spoilt
             What of an output is to be made again, for `lepton_pipe.repair`.
@@ -142,9 +144,12 @@ class Pipeline(Definition):
             stall=stall,
             insecure=insecure,
             sparse=sparse,
+            digest=digest,
             staging=staging,
         )
         sources = open_images(images, tolerant=on_error != "fail", sparse=sparse)
+        if digest:
+            sources = {n: s.known_by_bytes() for n, s in sources.items()}
         bind = partial(self.bind, parameters=parameters)
         return Plan(bind, sources, out, options, self.reference, spoilt)
 
@@ -239,6 +244,7 @@ class Plan:
         reference: str | None = None,
         spoilt: Spoilt | None = None,
     ) -> None:
+        from lepton_pipe.run.digests import digest_notes
         from lepton_pipe.run.earlier import earlier_run
         from lepton_pipe.run.published import refuse_without_ledger
         from lepton_pipe.run.refusals import refuse_places, run_output, staging_notes
@@ -259,6 +265,8 @@ class Plan:
         self.data: plans.Plan = self._make()
         self.notes += staging_notes(self.out, self.data)
         self.changes = self._changes()
+        if options.digest:
+            self.notes += digest_notes(sources, looked=self.changes is not None)
 
     def _measure(
         self, bind: Callable[[Mapping[str, ImageType]], Spec]

@@ -131,6 +131,12 @@ def add_run(parser: Parser) -> None:
         "what cannot be read for 0 (NaN in floats)",
     )
     add(
+        "--digest",
+        action="store_true",
+        help="know input files by their bytes instead of size and time: what goes on or is updated "
+        "finds every change, and takes a copy for the same; reads them once more",
+    )
+    add(
         "--stall",
         type=float,
         metavar="SECONDS",

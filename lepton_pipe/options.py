@@ -33,6 +33,7 @@ RUN_OPTIONS = (
     "keep",
     "on_error",
     "sparse",
+    "digest",
     "staging",
     "stall",
     "insecure",
@@ -44,6 +45,7 @@ _NOT_OF_THE_PLAN = (
     "update",
     "on_error",
     "sparse",
+    "digest",
     "staging",
     "stall",
     "insecure",
@@ -96,6 +98,10 @@ class RunOptions:
     sparse
         Whether chunks that are missing in an input hold fill values, as zarr takes it: of all
         inputs. By default they are an error.
+    digest
+        Whether input files on this machine are known by their bytes instead of size and time: for
+        what is done already, in a run that was stopped or for an update. That finds every change,
+        and a copy is none; all that is used of them is read once more for it.
     staging
         Folder in which a result for a URL is made before it is uploaded; by default the current
         one. With a scheduler on other machines, a folder that all of them see.
@@ -121,6 +127,7 @@ class RunOptions:
     keep: Keep = "auto"
     on_error: OnError = "fail"
     sparse: bool = False
+    digest: bool = False
     staging: str | Path | None = None
     stall: float | None = None
     insecure: bool = False
@@ -132,7 +139,8 @@ class RunOptions:
 
     def asked(self) -> dict[str, Any]:
         """Return what a run that repairs the result is to be given, as plain data."""
-        return {**self.planning(), "on_error": self.on_error, "sparse": self.sparse}
+        more = {"on_error": self.on_error, "sparse": self.sparse, "digest": self.digest}
+        return {**self.planning(), **more}
 
     def planning(self) -> dict[str, Any]:
         """Return the options that decide how a plan is made, as plain data.

@@ -79,7 +79,7 @@ class BlockKeys:
         """Return the keys of the blocks of a stage, and remember them for the stages after it.
 
         The input chunks that the stage reads are looked at now, those that no stage looked at
-        before; about 5 microseconds each for local files.
+        before; about 5 microseconds each for local files, unless these are known by their bytes.
 
         Parameters
         ----------

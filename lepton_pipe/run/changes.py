@@ -23,6 +23,7 @@ from lepton_pipe.merge.fold import TreeFold
 from lepton_pipe.plan import Plan, Stage
 from lepton_pipe.report.plan_text import be, count
 from lepton_pipe.run.again import Stored
+from lepton_pipe.run.digests import known_otherwise
 from lepton_pipe.run.inputs import copies_of, identities_of
 from lepton_pipe.run.published import Found, Published, Spoilt
 from lepton_pipe.run.results import record
@@ -126,10 +127,11 @@ def changes_at(
 
 
 def changes(plan: Plan, sources: Mapping[str, Source], published: Published) -> Changes:
-    """Find out what an update has to do; reads no voxels."""
+    """Find out what an update has to do; reads no voxels, unless inputs are known by bytes."""
     identities = identities_of(sources)
     copies = set(copies_of(plan, sources))
-    look = _Look(plan, BlockKeys(plan, InputStamps(sources), copies), published)
+    otherwise = known_otherwise(published.ledger, sources)
+    look = _Look(plan, BlockKeys(plan, InputStamps(sources), copies), published, otherwise)
     for stage in plan.stages:
         look.at(stage)
     look.count_again()
@@ -148,10 +150,19 @@ def _is_whole(published: Published) -> bool:
 
 
 class _Look:
-    """Goes through the stages of a plan, and finds what is the same."""
+    """Goes through the stages of a plan, and finds what is the same.
 
-    def __init__(self, plan: Plan, keys: BlockKeys, published: Published) -> None:
+    Parameters
+    ----------
+    otherwise
+        What is to be said of inputs that are known in another way than before, by name.
+    """
+
+    def __init__(
+        self, plan: Plan, keys: BlockKeys, published: Published, otherwise: Mapping[str, str]
+    ) -> None:
         self._plan, self._keys, self._published = plan, keys, published
+        self._otherwise = otherwise
         self._classes = known_classes(plan.spec)
         self._values: dict[str, Any] = {}
         # Blocks to be computed, and those of them that have other keys; none where that is unknown.
@@ -239,9 +250,13 @@ class _Look:
             other = any(self._changed[i][list(numbers)].any() for i, numbers in written)
             reads, left = reads + other, left + (not other)
         reasons = [f"{reads} read what is computed anew"] if reads else []
-        inputs = [f"input {r.step}" for r in stage.reads if r.array is None]
-        if left:
-            asked = " or ".join([*inputs, *(f"the value of {v}" for v in stage.values)])
+        inputs = [r.step for r in stage.reads if r.array is None]
+        told = [self._otherwise[i] for i in inputs if i in self._otherwise]
+        if left and told:
+            reasons += told
+        elif left:
+            named = (f"input {i}" for i in inputs)
+            asked = " or ".join([*named, *(f"the value of {v}" for v in stage.values)])
             reasons.append(f"for {left} {asked} has changed, or they were not whole")
         return reasons
 

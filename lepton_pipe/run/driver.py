@@ -17,6 +17,7 @@ from lepton_pipe.report.progress import Watcher
 from lepton_pipe.report.report import Report
 from lepton_pipe.run.asked import ASKED
 from lepton_pipe.run.books import Books
+from lepton_pipe.run.digests import known_otherwise
 from lepton_pipe.run.inputs import copies_of, identities_of
 from lepton_pipe.run.interrupts import interrupts_kept, raise_lost_interrupt
 from lepton_pipe.run.layouts import PLANNED_WITH, lay_out
@@ -91,6 +92,8 @@ def run_plan(
         lay_out(plan, staging.path, books.ledger, copies)
         if planned_with is not None:
             books.ledger.set_fact(PLANNED_WITH, dict(planned_with), durable=True)
+        for text in known_otherwise(books.ledger, sources).values():
+            watcher.say(f"{text}: what read it before the run was stopped is computed anew")
         if asked is not None:
             books.ledger.set_fact(ASKED, dict(asked))
         with (

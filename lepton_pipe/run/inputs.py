@@ -21,7 +21,15 @@ def copies_of(plan: Plan, sources: Mapping[str, Source]) -> dict[tuple[str, int]
 
 def identities_of(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
     """Return what tells inputs from others, fit to be published: addresses may carry passwords."""
-    return {name: _public(source.identity()) for name, source in sources.items()}
+    return {name: _public(_identity(source)) for name, source in sources.items()}
+
+
+def _identity(source: Source) -> dict[str, Any]:
+    identity = source.identity()
+    if not source.by_bytes:
+        return identity
+    # The same bytes at another time are the same input; content keys tell whether they are.
+    return {n: v for n, v in identity.items() if n != "mtime_ns"} | {"known_by": "bytes"}
 
 
 def _public(identity: Mapping[str, Any]) -> dict[str, Any]:

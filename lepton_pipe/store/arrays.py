@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from lepton_pipe.errors import InputError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import AxisMap, Found, Wanted, resolve
+from lepton_pipe.store.file_digests import opened_version
 from lepton_pipe.store.source import Source, file_stamp, handles
-from lepton_pipe.store.stamps import STAMP_BYTES, known_version
+from lepton_pipe.store.stamps import STAMP_BYTES
 
 _STAMPED_BYTES = 2**20
 
@@ -93,8 +94,9 @@ class NpySource(Source):
         return (self.axis_map.order,)
 
     def unit_stamps(self, units: Sequence[tuple[int, ...]]) -> list[bytes]:
-        """Return size and time of the file when it was opened."""
-        return [known_version(self.stamp)] * len(units)
+        """Return the version of the file that was opened."""
+        known = opened_version(self.paths(), self.stamp, by_bytes=self.by_bytes)
+        return [known] * len(units)
 
     def identity(self) -> dict[str, Any]:
         """Return size and time of the file."""

@@ -40,12 +40,15 @@ class Source(ABC):
         Shape of the unit in which the data is stored, in the same order; for planning.
     opened
         How `lepton_pipe.open_image` was asked for it: ``at`` and further arguments.
+    by_bytes
+        Whether a version of its files is told by digests of their bytes, not by size and time.
     """
 
     uri: str
     type: ImageType
     chunks: tuple[int, ...]
     opened: Mapping[str, Any] | None = field(default=None, kw_only=True, compare=False, repr=False)
+    by_bytes: bool = field(default=False, kw_only=True, repr=False)
 
     def remembering(self, what: Any, how: Mapping[str, Any]) -> Self:
         """Return the image with a note of how it was opened, if it was by a path or URL.
@@ -115,11 +118,27 @@ class Source(ABC):
         """Shape of the parts of the grid that have a stamp each: what is stored as one file."""
         return self.type.grid.shape
 
+    def known_by_bytes(self) -> Self:
+        """Return the image with versions of its files told by their bytes.
+
+        One at a URL is known by what the server says, and an array by its values, in any case.
+        """
+        return replace(self, by_bytes=True) if self.paths() else self
+
     def form_stamp(self) -> bytes:
-        """Return what changes when the same files would be understood as other voxels."""
+        """Return what changes when the same files would be understood as other voxels.
+
+        It changes as well with what tells versions of these files.
+        """
+        return stamps.digest(
+            [type(self).__name__, self._place(), self.type.dtype.str, *self._form()]
+        )
+
+    def _place(self) -> str:
+        if self.by_bytes:
+            return "anywhere"
         # A link may lead to other files now, which can have the same sizes and times.
-        place = os.path.realpath(self.uri) if self.paths() else self.uri
-        return stamps.digest([type(self).__name__, place, self.type.dtype.str, *self._form()])
+        return os.path.realpath(self.uri) if self.paths() else self.uri
 
     def _form(self) -> tuple[Any, ...]:
         """Return plain data on how files become voxels: axes, codecs."""
@@ -161,12 +180,21 @@ class Source(ABC):
 
 
 def file_stamp(path: str | Path) -> tuple[int, ...]:
-    """Return what tells one version of a file from the next: size, time, inode; empty if none."""
+    """Return what tells one version of a file from the next; empty if there is none.
+
+    Size, time, inode, and the time of the last change of these, which nobody can set: under such
+    a stamp what was read is kept, so it must tell apart what was written within one process.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116  (asked for every chunk; a Path takes longer)
     except OSError:
         return ()
-    return (status.st_size, status.st_mtime_ns, status.st_ino)
+    return stamp_of(status)
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return the `file_stamp` of a file whose status is known."""
+    return (status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
 
 
 class HandleCache:

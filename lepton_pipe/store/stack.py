@@ -21,9 +21,10 @@ from lepton_pipe.geometry import CANONICAL_AXES, Grid, Region, check_axes
 from lepton_pipe.spec import ImageType
 from lepton_pipe.store.axes import Wanted, override
 from lepton_pipe.store.chunked import ChunkedSource, Index
+from lepton_pipe.store.file_digests import file_versions
 from lepton_pipe.store.planes import PLANE_SUFFIXES, PlaneHeader, decode, read_header
 from lepton_pipe.store.source import Source, file_stamp
-from lepton_pipe.store.stamps import digest, file_version
+from lepton_pipe.store.stamps import digest
 
 _HEADER_THREADS = 8
 
@@ -92,9 +93,12 @@ class StackSource(ChunkedSource):
         return (self.axis, str(self.header))
 
     def unit_stamps(self, units: Sequence[Index]) -> list[bytes]:
-        """Return name, size and time of the file of each plane."""
+        """Return name and version of the file of each plane, or its bytes whatever the name."""
         names = [self.names[self._number(unit)] for unit in units]
-        versions = [file_version(f"{self.folder}/{name}") for name in names]
+        paths = [f"{self.folder}/{name}" for name in names]
+        versions = file_versions(paths, by_bytes=self.by_bytes)
+        if self.by_bytes:
+            return versions
         return [digest([n, v.hex()]) for n, v in zip(names, versions, strict=True)]
 
     def file_of(self, region: Region) -> str:
@@ -102,11 +106,15 @@ class StackSource(ChunkedSource):
         return str(Path(self.folder, self.names[self._number(region.start)]))
 
     def identity(self) -> dict[str, Any]:
-        """Return number, size and a digest of names, sizes and times of the files."""
+        """Return number, size and a digest of names, sizes and times of the files.
+
+        Times are none of it where files are known by their bytes.
+        """
         total, marks = 0, hashlib.blake2b(digest_size=16)
         for name in self.names:
             size, changed, *_ = file_stamp(Path(self.folder, name)) or (0, 0)
             total += size
+            changed = 0 if self.by_bytes else changed
             marks.update(f"{name}\0{size}\0{changed}\n".encode())
         return {
             "uri": self.uri,

@@ -26,6 +26,8 @@ ABSENT = b"\xff" * STAMP_BYTES
 """The stamp of a unit that is not there."""
 
 _SIZE_AND_TIME = struct.Struct("<qq")
+# Numbers that `lepton_pipe.store.source.file_stamp` has for a file.
+_FILE_STAMP = 4
 _AT_ONCE = 16
 # One request lists about a thousand files; each answer about a single file takes as long.
 _LISTED_AT_ONCE = 1000
@@ -57,8 +59,22 @@ def file_version(path: str) -> bytes:
 
 
 def known_version(stamp: Sequence[int]) -> bytes:
-    """Return the version that `lepton_pipe.store.source.file_stamp` saw."""
-    return _SIZE_AND_TIME.pack(stamp[0], stamp[1]) if stamp else never()
+    """Return the version that `lepton_pipe.store.source.file_stamp` saw of a file, or of several.
+
+    Parameters
+    ----------
+    stamp
+        The stamps of all files, one after the other.
+    """
+    starts = range(0, len(stamp), _FILE_STAMP)
+    return together([_SIZE_AND_TIME.pack(*stamp[i : i + 2]) for i in starts])
+
+
+def together(versions: Sequence[bytes]) -> bytes:
+    """Return the stamp of what lies in some files together."""
+    if len(versions) == 1:
+        return versions[0]
+    return digest([v.hex() for v in versions]) if versions else never()
 
 
 def remote_version(url: str) -> bytes:

@@ -20,9 +20,10 @@ from lepton_pipe.device import load
 from lepton_pipe.errors import InputError, LeptonError
 from lepton_pipe.store.axes import AxisMap, Found, Wanted, resolve
 from lepton_pipe.store.chunked import ChunkedSource, Index
+from lepton_pipe.store.file_digests import opened_version
 from lepton_pipe.store.loop import run
 from lepton_pipe.store.source import Source, file_stamp, handles
-from lepton_pipe.store.stamps import digest, known_version, remote_version
+from lepton_pipe.store.stamps import remote_version
 from lepton_pipe.store.stores import AsyncArray
 from lepton_pipe.store.tiff_check import check_whole, ome_pixels
 from lepton_pipe.store.tiff_guard import check_description, guard_jpeg
@@ -108,11 +109,11 @@ class TiffSource(ChunkedSource):
         return (self.level, self.axis_map.order)
 
     def unit_stamps(self, units: Sequence[Index]) -> list[bytes]:
-        """Return size and time of the file when it was opened; what a server tells of it now."""
+        """Return the version of the file that was opened; what a server tells of it now."""
         if is_url(self.uri):
             known = remote_version(self.uri)
         else:
-            known = digest(self.stamp) if self.companions else known_version(self.stamp)
+            known = opened_version(self.paths(), self.stamp, by_bytes=self.by_bytes)
         return [known] * len(units)
 
     def identity(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from zarr.core.sync import sync
 from lepton_pipe.errors import DamagedError
 from lepton_pipe.store.codecs import Bytes
 from lepton_pipe.store.shards import ABSENT, decode_index
-from lepton_pipe.store.source import HandleCache
+from lepton_pipe.store.source import HandleCache, stamp_of
 from lepton_pipe.store.storage import Index, Storage
 from lepton_pipe.store.stores import refuse_empty, refuse_gone
 
@@ -67,9 +67,9 @@ class LocalFiles:
                 refuse_empty(self.root, key)
             if not storage.sharded:
                 return file.readall()
-            stamp = (str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+            known = (str(path), *stamp_of(status))
             shard = _Shard(file.fileno(), status.st_size, storage)
-            lies = _indexes.get(stamp, shard.index)[inside]
+            lies = _indexes.get(known, shard.index)[inside]
             return shard.part(int(lies[0]), int(lies[1]))
 
 

@@ -20,11 +20,12 @@ from lepton_pipe.errors import InputError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.chunked import touched
 from lepton_pipe.store.codecs import Bytes
+from lepton_pipe.store.file_digests import file_versions
 from lepton_pipe.store.held import HeldFiles
 from lepton_pipe.store.loop import run
 from lepton_pipe.store.missing import Absent, Missing, refuse_missing
 from lepton_pipe.store.source import file_stamp
-from lepton_pipe.store.stamps import file_version, remote_versions
+from lepton_pipe.store.stamps import remote_versions
 from lepton_pipe.store.storage import Index, Storage, shards_of, storage_of
 from lepton_pipe.store.stores import METADATA_KEYS, AsyncArray, CheckedStore, WholeStore, store_at
 from lepton_pipe.store.unit_files import LocalFiles, StoreFiles, UnitFiles
@@ -69,13 +70,19 @@ class ArrayHandle:
         facts = self._array.metadata.to_dict()
         return {n: v for n, v in facts.items() if n not in _NOT_OF_CHUNKS}
 
-    def unit_stamps(self, units: Sequence[Index]) -> list[bytes]:
-        """Return the stamps of shards or chunks, see `lepton_pipe.store.stamps`."""
+    def unit_stamps(self, units: Sequence[Index], *, by_bytes: bool = False) -> list[bytes]:
+        """Return the stamps of shards or chunks, see `lepton_pipe.store.stamps`.
+
+        Parameters
+        ----------
+        by_bytes
+            Whether those of files on this machine are digests.
+        """
         keys = map(self._array.metadata.encode_chunk_key, units)
         if self._root is None:
             return remote_versions(self._uri, list(keys), prod(self._counts()))
         root = os.fspath(self._root)
-        return [file_version(f"{root}/{key}") for key in keys]
+        return file_versions([f"{root}/{key}" for key in keys], by_bytes=by_bytes)
 
     def file_of(self, unit: Index) -> str:
         """Return where a shard or chunk is stored."""

@@ -113,8 +113,9 @@ class ZarrSource(ChunkedSource):
         return (self.axis_map.order, self._handle().form())
 
     def unit_stamps(self, units: Sequence[Index]) -> list[bytes]:
-        """Return size and time of the files of shards or chunks; what a server tells of them."""
-        return self._handle().unit_stamps([self.axis_map.position(u) for u in units])
+        """Return versions of the files of shards or chunks; what a server tells of them."""
+        places = [self.axis_map.position(u) for u in units]
+        return self._handle().unit_stamps(places, by_bytes=self.by_bytes)
 
     def file_of(self, region: Region) -> str:
         """Return the file of the chunk or shard that holds the first voxel of a region."""

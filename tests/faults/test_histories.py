@@ -132,6 +132,12 @@ class Histories(RuleBasedStateMachine):
         self.variants = tuple(variant if i == where else v for i, v in enumerate(self.variants))
 
     @precondition(lambda self: self.published)
+    @rule(where=st.integers(0, 1))
+    def change_input_and_update(self, where):
+        self.change_input(where, 1 - self.variants[where])
+        self.update(self.published[0], None)
+
+    @precondition(lambda self: self.published)
     @rule(number=st.integers(0, 2**16), how=st.sampled_from(["flip", "cut", "remove"]))
     def damage(self, number, how):
         files = [p for p in sorted(self.out.rglob("*")) if p.is_file() and self.is_data(p)]

@@ -164,6 +164,23 @@ def test_planes_written_anew_are_read_anew(tmp_path, cached):
         assert (source.read(source.type.grid.region) == value).all()
 
 
+@pytest.mark.parametrize("shards", [None, (8, 8)], ids=["chunks", "shards"])
+def test_a_file_of_the_same_size_time_and_inode_is_read_anew(tmp_path, cached, shards):
+    """As ``cp -p`` leaves it, which writes into the file that is there."""
+    for name, value in (("a", 1), ("b", 2)):
+        whole = np.full((8, 8), value, "uint16")
+        zarr.create_array(tmp_path / name, data=whole, chunks=(4, 8), shards=shards)
+    source = open_source(tmp_path / "a")
+    assert (source.read(source.type.grid.region) == 1).all()
+    for file in (tmp_path / "a/c").glob("*/*"):
+        before = file.stat()
+        file.write_bytes((tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes())
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        after = file.stat()
+        assert (before.st_size, before.st_ino) == (after.st_size, after.st_ino)
+    assert (source.read(source.type.grid.region) == 2).all()
+
+
 def test_what_was_held_does_not_hide_a_loss(tmp_path, cached):
     _ours(tmp_path / "o", (8, 8), (4, 4))
     source = ArrayTarget(tmp_path / "o").source()
