@@ -139,8 +139,9 @@ def _refuse_in_the_way(here: Path, there: Path, new: Path) -> None:
     else:
         return
     raise OutputExistsError(
-        f"{here} was not written by lepton_pipe, and cannot be kept when the result is replaced: "
-        f"{why}. Nothing was published; move it away, then type the same command again"
+        f"{here} is none of the files that lepton_pipe is known to have written there, and cannot "
+        f"be kept when the result is replaced: {why}. Nothing was published; move it away, then "
+        "type the same command again"
     )
 
 
