@@ -48,13 +48,15 @@ def _scale_stage(fitter: Fitter, names: Sequence[str], level: int) -> Stage:
     grid, unit = arrays[0].levels[level].grid, arrays[0].levels[level + 1].unit
     steps = [level_step(array.step, level + 1) for array in arrays]
     factors = [tuple(fitter.spec[step].args["factor"]) for step in steps]
+    # Outputs that are one image under several names are read and computed once.
+    reads = {a.step: Read(level_step(a.step, level), a.name, level) for a in reversed(arrays)}
     stage = Stage(
         index=0,
         name="scale-" + _few(names),
         grid=grid,
         block=grid.shape,
-        reads=tuple(Read(level_step(a.step, level), a.name, level) for a in arrays),
-        steps=tuple(steps),
+        reads=tuple(reads[step] for step in dict.fromkeys(a.step for a in arrays)),
+        steps=tuple(dict.fromkeys(steps)),
         reduces=(),
         writes=tuple(Write(*write) for write in zip(steps, names, repeat(level + 1), factors)),
         values=(),

@@ -143,6 +143,8 @@ def _started(resources: Resources, worker_bytes: int, scratch: Path) -> LocalClu
         # The latter comes from Dask's nanny, which forgets its process when its time is over.
         if time.monotonic() - begun < START_SECONDS:
             raise
+        # Dask watches them, and would tell of ends that it did not bring about.
+        logging.getLogger("distributed.process").setLevel(logging.CRITICAL)
         for process in set(active_children()) - before:
             process.kill()
             process.join()
