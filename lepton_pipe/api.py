@@ -244,8 +244,9 @@ class Plan:
         reference: str | None = None,
         spoilt: Spoilt | None = None,
     ) -> None:
+        from lepton_pipe.plan import has_own_kernels
         from lepton_pipe.run.digests import digest_notes
-        from lepton_pipe.run.earlier import earlier_run
+        from lepton_pipe.run.earlier import death_notes, died, earlier_run
         from lepton_pipe.run.published import refuse_without_ledger
         from lepton_pipe.run.refusals import refuse_places, run_output, staging_notes
         from lepton_pipe.store.output import local_of
@@ -261,9 +262,12 @@ class Plan:
         for source in sources.values() if options.on_error == "fail" else ():
             source.refuse_incomplete()
         self._earlier = earlier_run(local_of(self.out), options)
+        # Only kernels of the user's own are not known to leave their process alone.
+        self._died = has_own_kernels(self.spec) and died(local_of(self.out))
         self.rates, self.notes = self._measure(bind)
         self.data: plans.Plan = self._make()
         self.notes += staging_notes(self.out, self.data)
+        self.notes += death_notes(self.data) if self._died else []
         self.changes = self._changes()
         if options.digest:
             self.notes += digest_notes(sources, looked=self.changes is not None)
@@ -293,7 +297,7 @@ class Plan:
         }
         o = self.options
         free = o.workers is None and o.scheduler is None and not o.serial
-        make = plan_where_it_pays if free else make_plan
+        make = partial(plan_where_it_pays, apart=self._is_apart()) if free else make_plan
         made = make(
             self.spec,
             inputs,
@@ -307,6 +311,15 @@ class Plan:
         )
         refuse_space(self.out, made)
         return made
+
+    def _is_apart(self) -> bool:
+        """Tell whether the run is to outlive a kernel that ends its process."""
+        from lepton_pipe.plan import has_own_kernels
+
+        # One that goes on stays with the workers that it had.
+        had = self._earlier is not None and not self._earlier.resources.in_process
+        goes_past = self.options.on_error != "fail" and has_own_kernels(self.spec)
+        return had or self._died or goes_past
 
     def _resources(self) -> plans.Resources:
         """Return what the run may use: as told, of the given cluster, or of this machine."""

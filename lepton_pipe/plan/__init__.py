@@ -1,6 +1,6 @@
 """From a bound pipeline to a plan: stages, block shapes, memory, cost. Opens nothing."""
 
-from lepton_pipe.plan.cluster import plan_where_it_pays, why_no_cluster
+from lepton_pipe.plan.cluster import has_own_kernels, plan_where_it_pays, why_no_cluster
 from lepton_pipe.plan.holding import Keep
 from lepton_pipe.plan.model import (
     SCRATCH,
@@ -33,6 +33,7 @@ __all__ = [
     "StoredArray",
     "Write",
     "baseline",
+    "has_own_kernels",
     "make_plan",
     "parse_chunks",
     "plan_where_it_pays",

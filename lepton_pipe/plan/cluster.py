@@ -18,6 +18,7 @@ SLOWER = 1.2
 """A cluster that is slower by this for want of memory is not worth its dashboard."""
 CLUSTER_SECONDS = 2.0
 """What a local cluster takes to start and stop."""
+_PACKAGE = __name__.partition(".")[0]
 
 
 def plan_where_it_pays(
@@ -29,11 +30,14 @@ def plan_where_it_pays(
     levels: int | None = None,
     keep: Keep = "disk",
     parts: Parts = (),
+    *,
+    apart: bool = False,
 ) -> Plan:
     """Plan a run for a local cluster, or for threads of this process where that is better.
 
     It is better where the work is done before a cluster would have started, and where its
-    processes take memory that the blocks need. Results are the same.
+    processes take memory that the blocks need. Results are the same, unless a kernel ends its
+    process: in a cluster that is a worker, which is replaced.
 
     Parameters
     ----------
@@ -41,6 +45,9 @@ def plan_where_it_pays(
         Those of the cluster.
     rates, chunks, levels, keep, parts
         As for `make_plan`.
+    apart
+        Let no block take this process along: plan for a cluster wherever its processes leave the
+        memory for it.
 
     Raises
     ------
@@ -58,12 +65,22 @@ def plan_where_it_pays(
         parts=parts,
     )
     here = replace(resources, workers=0, threads=resources.slots)
+    # An earlier run may have been planned without workers.
+    there = replace(resources, workers=max(1, resources.workers)) if apart else resources
     try:
-        made = make(resources)
+        made = make(there)
     except MemoryRefusedError:
         return make(here)
+    if apart:
+        return made
     alone = make(here)
     return alone if _is_small(made) or made.seconds > SLOWER * alone.seconds else made
+
+
+def has_own_kernels(spec: Spec) -> bool:
+    """Tell whether a pipeline has kernels that are not of this package: they may do anything."""
+    modules = (s.kernel.fn.__module__ for s in spec.steps if s.kernel is not None)
+    return any(m.partition(".")[0] != _PACKAGE for m in modules)
 
 
 def why_no_cluster(plan: Plan) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_pipe.errors import LeptonError
-from lepton_pipe.ledger import JOURNAL, KNOWN, LEDGER
+from lepton_pipe.ledger import IN_FLIGHT, JOURNAL, KNOWN, LEDGER
 from lepton_pipe.ledger.keys import BlockKeys
 from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.ledger.packing import known_classes, unpack
@@ -72,6 +72,7 @@ class Books:
             self.ledger.begin_stage(stage.index, stage.name, blocks, recipe)
         self.ledger.end_stages(len(plan.stages))
         self._distrust = bool(self.ledger.get_fact(_DISTRUST, False))
+        self.ledger.set_fact(IN_FLIGHT, True)
         self._stages: dict[int, StageBooks] = {}
         self._closed = False
         self._syncing = _Syncing(staging, self.ledger)
@@ -113,6 +114,7 @@ class Books:
         And where the chunks are that stages wrote, for who has the result and not the plan.
         """
         self.ledger.set_fact(_DISTRUST, False)
+        self.ledger.set_fact(IN_FLIGHT, False)
         arrays = {s.index: [self._kept(w) for w in s.writes] for s in self._plan.stages}
         self.ledger.set_fact(ARRAYS, arrays)
         for file in self._no_chunks():
@@ -159,6 +161,7 @@ class Books:
                 self.ledger.set_fact(_DISTRUST, True, durable=True)
             for books in self._stages.values():
                 books.take_over()
+            self.ledger.set_fact(IN_FLIGHT, False)
             return sum(self.ledger.counts(s.stage).recorded for s in self.ledger.stages())
         except (LeptonError, OSError):
             # What was recorded before stays; the run has failed for a reason that is told.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lepton_pipe.errors import LeptonError
-from lepton_pipe.ledger import KNOWN, LEDGER
+from lepton_pipe.ledger import IN_FLIGHT, KNOWN, LEDGER
 from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.plan import Parts, Plan, Rates, Resources
 from lepton_pipe.run.hidden import HiddenFolder
@@ -96,6 +96,26 @@ def stopped_run(out: Path) -> Earlier | None:
 def published_run(out: Path) -> Earlier | None:
     """Return what the plan of the run was made with that published `out`; else None."""
     return _noted(out / KNOWN / LEDGER) if out.is_dir() else None
+
+
+def died(out: Path) -> bool:
+    """Tell whether the process of a run that was stopped ended in the middle of its blocks."""
+    staged = HiddenFolder(out).staged()
+    if staged is not None:
+        with suppress(LeptonError), Ledger.open(staged / KNOWN / LEDGER, readonly=True) as ledger:
+            return bool(ledger.get_fact(IN_FLIGHT, False))
+    return False
+
+
+def death_notes(plan: Plan) -> list[str]:
+    """Return what is to be known of a run that goes on after one that died."""
+    ended = "the process of the earlier run ended in the middle of its blocks"
+    if plan.resources.in_process:
+        return [
+            f"{ended}; if a kernel of your own ends it, so will it this one: with --workers 1 it "
+            "has a process of its own"
+        ]
+    return [f"{ended}: if a kernel of your own ends it, that is a worker process now"]
 
 
 def _noted(path: Path) -> Earlier | None:

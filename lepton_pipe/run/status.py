@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lepton_pipe.errors import LeptonError, RefusedError
-from lepton_pipe.ledger import KNOWN, LEDGER
+from lepton_pipe.ledger import IN_FLIGHT, KNOWN, LEDGER
 from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.ledger.lock import Holder, holder
 from lepton_pipe.report.plan_text import be, count
@@ -21,6 +21,10 @@ from lepton_pipe.store.output import Output, clean_command
 _LEDGER = Path(KNOWN, LEDGER)
 """The ledger's place, in staging and in an output."""
 
+_DIED = (
+    "its process ended in the middle of its blocks: it was killed, or a kernel ended it; with "
+    "--workers 1 kernels have a process of their own"
+)
 _SHOWN = 10
 _FIRST = ("path", "region", "error")
 
@@ -150,7 +154,7 @@ def _looked_at(out: Path) -> Status:
         lacking = (record or {}).get("quarantined")
         quarantined = tuple(lacking) if isinstance(lacking, list) else ()
         return Status(out, state, None, (), quarantined, published, digest, notes)
-    known = _known(staged)
+    known = _known(staged, stopped=writer is None)
     notes = (*notes, *known.notes)
     state = "stopped" if writer is None else "running"
     return Status(out, state, writer, known.stages, known.quarantined, published, digest, notes)
@@ -196,7 +200,7 @@ class _Known(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def _known(staged: Path | None) -> _Known:
+def _known(staged: Path | None, *, stopped: bool) -> _Known:
     """Read the ledger of a run, which may write it meanwhile; a note where it cannot be read."""
     if staged is None or not (staged / _LEDGER).is_file():
         return _Known()
@@ -206,6 +210,7 @@ def _known(staged: Path | None) -> _Known:
                 StageProgress(s.name, s.blocks, ledger.counts(s.stage).recorded)
                 for s in ledger.stages()
             )
-            return _Known(stages, tuple(q.report for q in ledger.quarantined()))
+            notes = (_DIED,) if stopped and ledger.get_fact(IN_FLIGHT, False) else ()
+            return _Known(stages, tuple(q.report for q in ledger.quarantined()), notes)
     except (LeptonError, OSError) as error:
         return _Known(notes=(f"how far it is cannot be read: {error}",))

@@ -222,6 +222,18 @@ def test_a_run_that_is_killed_goes_on_to_the_same_list(image_folder, tmp_path):
 # -- a block that kills its worker ----------------------------------------------------------------
 
 
+def test_a_kernel_that_ended_the_run_gets_a_worker_when_it_goes_on(image_folder, tmp_path):
+    file = USER.with_name("pipelines_of_poison.py")
+    words = "run", file, f"raw={image_folder}/raw.zarr", "out=o", "--levels", "1"
+    assert lepton(*words, cwd=tmp_path).returncode == -signal.SIGKILL
+    stopped = lepton("status", "o", cwd=tmp_path)
+    assert "its process ended in the middle of its blocks" in stopped.stdout
+    for _ in range(2):  # the second goes on from a run that did not die
+        failed = lepton(*words, cwd=tmp_path, seconds=120)
+        assert failed.returncode == 2, failed.stderr
+        assert "ended its worker process 3 times" in failed.stderr
+
+
 def test_a_block_that_kills_its_workers_is_listed_and_no_other(image_folder, tmp_path):
     file = USER.with_name("pipelines_of_poison.py")
     words = "run", file, f"raw={image_folder}/raw.zarr", "--levels", "1"

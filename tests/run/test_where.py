@@ -28,6 +28,16 @@ SMALL = np.zeros((8, 64, 64), np.uint16)
 CLUSTER = Resources(2**33, workers=2, threads=4)
 
 
+@lp.kernel(scratch=0, cost=1)
+def own(block):
+    return block
+
+
+@lp.pipeline
+def mine(raw: lp.Image):
+    return own(raw)
+
+
 @lp.pipeline
 def smooth(raw: lp.Image):
     return gaussian(raw, 2)
@@ -85,6 +95,36 @@ def test_a_refusal_names_memory_that_is_enough():
         plan_where_it_pays(*LARGE, Resources(200 * MIB, workers=1, threads=2))
     told = int(str(caught.value).partition("at least ")[2].partition(" MiB")[0])
     plan_where_it_pays(*LARGE, Resources(told * MIB, workers=1, threads=2))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "options", "workers"),
+    [
+        (mine, {"on_error": "skip"}, 1),
+        (mine, {"on_error": "fill"}, 1),
+        (mine, {}, 0),
+        (mine, {"on_error": "skip", "serial": True}, None),
+        (smooth, {"on_error": "skip"}, 0),
+    ],
+)
+def test_a_run_that_goes_past_failures_keeps_own_kernels_out_of_this_process(
+    pipeline, options, workers, tmp_path
+):
+    plan = pipeline.plan(raw=SMALL, out=tmp_path / "o", memory="8GiB", threads=1000, **options)
+    assert plan.data.resources.in_process == (workers != 1)
+    assert workers is None or plan.data.resources.workers == workers
+
+
+def test_blocks_done_without_workers_are_those_of_a_worker():
+    here = plan_where_it_pays(*bound((20, 512, 512)), CLUSTER)
+    there = plan_where_it_pays(*bound((20, 512, 512)), here.resources, apart=True)
+    assert there.resources == replace(here.resources, workers=1)
+    assert [s.block for s in here.stages] == [s.block for s in there.stages]
+
+
+def test_blocks_stay_in_this_process_where_a_worker_would_take_their_memory():
+    tight = Resources(baseline(replace(CLUSTER, workers=1)), workers=1, threads=2)
+    assert plan_where_it_pays(*LARGE, tight, apart=True).resources.in_process
 
 
 @pytest.mark.parametrize(
