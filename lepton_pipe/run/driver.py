@@ -9,6 +9,7 @@ from typing import Any
 from lepton_pipe.errors import DamagedError, RunError, without_secrets
 from lepton_pipe.heap import give_back
 from lepton_pipe.ledger.keys import BlockKeys, InputStamps
+from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.plan import Plan
 from lepton_pipe.report.board import Board
 from lepton_pipe.report.memory import PeakMemory
@@ -90,12 +91,9 @@ def run_plan(
         published = Published.open(local_of(out), spoilt) if there else None
         books = Books(staging.path, plan, keys, published)
         lay_out(plan, staging.path, books.ledger, copies)
-        if planned_with is not None:
-            books.ledger.set_fact(PLANNED_WITH, dict(planned_with), durable=True)
         for text in known_otherwise(books.ledger, sources).values():
             watcher.say(f"{text}: what read it before the run was stopped is computed anew")
-        if asked is not None:
-            books.ledger.set_fact(ASKED, dict(asked))
+        _note_begin(books.ledger, planned_with, asked)
         with (
             interrupts_kept(),
             PeakMemory() as memory,
@@ -137,6 +135,16 @@ def run_plan(
         _leave(staging, books, watcher, error)
         raise
     return run.report
+
+
+def _note_begin(
+    ledger: Ledger, planned_with: Mapping[str, Any] | None, asked: Mapping[str, Any] | None
+) -> None:
+    """Note what the plan was made with, for the run that goes on, and what the user asked for."""
+    if planned_with is not None:
+        ledger.set_fact(PLANNED_WITH, dict(planned_with), durable=True)
+    if asked is not None:
+        ledger.set_fact(ASKED, dict(asked))
 
 
 def _leave(
