@@ -110,7 +110,7 @@ def test_bins_of_floats_are_those_of_numpy(case, of_image):
     try:
         expected = np.histogram(values, bins, (low, high))[0]
     except ValueError:
-        with pytest.raises(ValueError, match="Too many bins"):
+        with pytest.raises(ValueError, match=r"Too many bins|cannot be cut into"):
             histogram(values, bins, ends)
         return
     if of_image:
@@ -128,7 +128,7 @@ def test_whole_numbers_and_extreme_ranges(dtype, ends):
         try:
             expected = np.histogram(values, 256, ends)[0]
         except ValueError:
-            with pytest.raises(ValueError, match=r"Too many bins|finite"):
+            with pytest.raises(ValueError, match=r"Too many bins|finite|cannot be cut into"):
                 histogram(values, 256, ends)
             return
         np.testing.assert_array_equal(histogram(values, 256, ends), expected)

@@ -384,7 +384,7 @@ def test_by_default_the_run_fails_and_says_where(image, tmp_path):
     (found,) = run_status(tmp_path / "o").quarantined
     assert "cannot be decoded" in found["error"]
     assert "Traceback" in found["traceback"]
-    assert "quarantined: region [0:4, " in str(run_status(tmp_path / "o"))
+    assert "failed: region [0:4, " in str(run_status(tmp_path / "o"))
 
 
 def test_by_default_a_kernel_that_raises_is_noted_until_it_is_mended(image, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 import lepton_pipe as lp
 from lepton_pipe.kernels import label, regionprops
-from lepton_pipe.run import driver, results
+from lepton_pipe.run import results, stage_runner
 from lepton_pipe.run.results import write_table
 
 NUMBERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
@@ -60,7 +60,7 @@ def test_a_table_of_numbers_does_not_load_pandas(tmp_path):
 
 def test_what_blocks_held_is_given_back_before_tables_are_packed(tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(driver, "give_back", lambda: done.append("given back"))
+    monkeypatch.setattr(stage_runner, "give_back", lambda: done.append("given back"))
     plain = results.write_table
     monkeypatch.setattr(results, "write_table", lambda *a: done.append("packed") or plain(*a))
     image = np.pad(np.full((4, 4), 200, np.uint8), 4)
