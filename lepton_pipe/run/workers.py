@@ -19,6 +19,8 @@ ANSWER_SECONDS = 10.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Share of a core that a worker uses at the most while it only waits.
 _IDLE_PERCENT = 10.0
+# What Dask says where the status of a process was read by another thread, as that started one.
+_UNKNOWN = 255
 # How long to wait to learn how a process ended: writing its core takes time.
 _END_SECONDS = 5.0
 
@@ -164,6 +166,8 @@ def kill_process(pid: int) -> None:
 
 
 def _words(exitcode: int) -> str:
+    if exitcode == _UNKNOWN:
+        return ""
     if exitcode >= 0:
         return f"exit status {exitcode}"
     try:
