@@ -74,6 +74,16 @@ def loops(name: str, *arrays: Any) -> ModuleType | None:
     return load(f"lepton_pipe.compiled.{name}")
 
 
+def own_kernels(name: str, *arrays: Any) -> ModuleType | None:
+    """Return the module `name` of our own CUDA kernels; None if any of the arrays is not CuPy's."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not hasattr(cupy, "RawModule"):
+        return None
+    if any(type(array).__module__.partition(".")[0] != "cupy" for array in arrays):
+        return None
+    return load(f"lepton_pipe.cuda.{name}")
+
+
 @cache
 def device_count() -> int:
     """Return the number of CUDA devices that CuPy can use; 0 without CuPy or a driver."""
