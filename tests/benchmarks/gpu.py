@@ -4,7 +4,8 @@
 
 *resident*: flat-field, gaussian (1, 2, 2) and threshold of a block that is on the device, beside
 the same in cupyx.scipy.ndimage, and beside the card's own bandwidth: a copy of the bytes that must
-be moved. *label*: label and region table of a volume, beside cupyx (and cuCIM where installed).
+be moved. *filters*: single filters beside cupyx's. *label*: label and region table of a volume,
+beside cupyx and cuCIM (where that is installed).
 *end to end*: the same pipeline from zarr to zarr on the GPU and on the cores, with the shares that
 each step took, and the GPU's time over that of its slowest step.
 """
@@ -26,7 +27,17 @@ import lepton_pipe as lp
 from lepton_pipe.device import device_count
 from lepton_pipe.device.traced import as_input, computed
 from lepton_pipe.geometry import Grid
-from lepton_pipe.kernels import astype, flatfield, gaussian, label, regionprops
+from lepton_pipe.kernels import (
+    astype,
+    dilation,
+    erosion,
+    flatfield,
+    gaussian,
+    label,
+    median,
+    regionprops,
+    uniform,
+)
 from lepton_pipe.kernels.flatfield import divide_flat
 from lepton_pipe.spec import Place
 from tests.benchmarks.machine import facts, sentence
@@ -34,6 +45,7 @@ from tests.benchmarks.machine import facts, sentence
 SIGMA = (1.0, 2.0, 2.0)
 THRESHOLD = 1000.0
 REPEATS = 5
+STATISTICS = ("min", "max", "mean", "std")
 
 
 def resident(cupy: Any, shape: tuple[int, ...]) -> dict[str, float]:
@@ -68,34 +80,78 @@ def resident(cupy: Any, shape: tuple[int, ...]) -> dict[str, float]:
 
 
 def labelled(cupy: Any, shape: tuple[int, ...]) -> dict[str, float]:
-    """Return milliseconds of label and region table: cupyx's, cuCIM's, and our kernels'."""
+    """Return milliseconds of label and region table: our kernels', cuCIM's, and cupyx's label."""
     from cupyx.scipy import ndimage
 
     noise = cupy.random.random(shape, dtype=np.float32)
     image = ndimage.gaussian_filter(noise, 2)
     mask = image > float(cupy.percentile(image[: shape[0] // 4], 90))
     del noise
-
-    def theirs() -> None:
-        labels, count = ndimage.label(mask)
-        index = cupy.arange(1, count + 1)
-        cupy.bincount(labels.ravel())
-        ndimage.mean(image, labels, index)
-
-    def ours() -> None:
-        regionprops(label(mask), image)
-
-    found = {"cupyx": _milliseconds(cupy, theirs, 2), "ours": _milliseconds(cupy, ours, 1)}
+    labels = ndimage.label(mask)[0]
+    found = {
+        "objects": int(labels.max()),
+        "label cupyx": _milliseconds(cupy, lambda: ndimage.label(mask), 3),
+        "label ours": _milliseconds(cupy, lambda: label(mask), 3),
+        "table ours": _milliseconds(cupy, lambda: regionprops(labels, image), 3),
+    }
     try:
         from cucim.skimage import measure
     except ImportError:
         return found
+    properties = ("label", "area", "bbox", "centroid", *(f"intensity_{n}" for n in STATISTICS))
 
-    def cucim() -> None:
-        properties = ("label", "area", "centroid", "mean_intensity")
-        measure.regionprops_table(measure.label(mask), image, properties=properties)
+    def table() -> None:
+        measure.regionprops_table(labels, image, properties=properties)
 
-    return {**found, "cucim": _milliseconds(cupy, cucim, 2)}
+    found["label cucim"] = _milliseconds(cupy, lambda: measure.label(mask, connectivity=1), 3)
+    found["table cucim"] = _milliseconds(cupy, table, 1)
+    found["times_cucim"] = (found["label cucim"] + found["table cucim"]) / (
+        found["label ours"] + found["table ours"]
+    )
+    return found
+
+
+def filters(cupy: Any, shape: tuple[int, ...]) -> dict[str, float]:
+    """Return milliseconds of single filters of a uint16 image, and how many times cupyx takes."""
+    from cupyx.scipy import ndimage
+
+    image, place = cupy.random.randint(0, 4000, shape, dtype=np.uint16), Place.whole(Grid.of(shape))
+    ball = cupy.asarray(np.linalg.norm(np.mgrid[-2:3, -2:3, -2:3], axis=0) <= 2)
+    both: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "gaussian (2, 2, 2)": (
+            lambda: _fused(cupy, gaussian.fn(as_input(image), 2.0, truncate=4.0, place=place)),
+            lambda: ndimage.gaussian_filter(image, 2.0, output=np.float32),
+        ),
+        "uniform 5": (
+            lambda: _fused(cupy, uniform.fn(as_input(image), 5, place=place)),
+            lambda: ndimage.uniform_filter(image, 5, output=np.float32),
+        ),
+        "median 3": (
+            lambda: median.fn(image, 3, place=place),
+            lambda: ndimage.median_filter(image, 3),
+        ),
+        "erosion 3": (
+            lambda: erosion.fn(image, 3, place=place),
+            lambda: ndimage.grey_erosion(image, 3),
+        ),
+        "erosion 15": (
+            lambda: erosion.fn(image, 15, place=place),
+            lambda: ndimage.grey_erosion(image, 15),
+        ),
+        "dilation ball 2": (
+            lambda: dilation.fn(image, radius=2, place=place),
+            lambda: ndimage.grey_dilation(image, footprint=ball),
+        ),
+    }
+    found: dict[str, float] = {"copy": _milliseconds(cupy, image.copy, 3)}
+    for name, (ours, theirs) in both.items():
+        a, b = (_milliseconds(cupy, work, 3) for work in (ours, theirs))
+        found |= {name: a, f"{name}, times cupyx": b / a}
+    return found
+
+
+def _fused(cupy: Any, traced: Any) -> Any:
+    return computed({"it": traced}, traced.shape, cupy.empty)["it"]
 
 
 @lp.pipeline
@@ -169,6 +225,7 @@ def main(words: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         measures: dict[str, Callable[[], dict[str, Any]]] = {
             "resident, ms": lambda: resident(cupy, shape),
+            "filters, ms": lambda: filters(cupy, (shape[0] // 2, *shape[1:])),
             "label, ms": lambda: labelled(cupy, shape),
             "end to end": lambda: end_to_end(shape, Path(folder)),
         }
