@@ -14,7 +14,8 @@ from lepton_pipe.device import to_device, to_host
 from lepton_pipe.device.traced import UntraceableError, as_input, computed
 from lepton_pipe.geometry import Region
 from lepton_pipe.kernels import astype, flatfield, gaussian, uniform
-from lepton_pipe.kernels.correlation import correlate, correlate_by_axes, gaussian_weights
+from lepton_pipe.kernels.correlation import correlate, correlate_by_axes
+from lepton_pipe.kernels.weights import gaussian_weights
 from lepton_pipe.spec import Lost
 from tests.cuda.on_cpu import COMPILER
 from tests.fake_device import fake_cupy
