@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,8 @@ from lepton_pipe.cuda.chain import (
     strides_in,
 )
 
+FILTER = "filter"
+"""What a node is that is filtered: its value is a `Filter`, its operand what is filtered."""
 _TILE_X = 64
 _THREADS = 256
 _SHARED_BYTES = 48 * 2**10
@@ -71,6 +74,26 @@ def filter_of(weights: Sequence[Any], inner: Sequence[slice], shape: Sequence[in
         raise UnknownOperationError("a filter that reaches too far")
     starts = tuple(range(n)[part].start for part, n in zip(inner, shape, strict=True))
     return Filter(taps, starts, tuple(shape))
+
+
+def correlated(block: Any, weights: Sequence[Any], inner: Sequence[slice]) -> Any:
+    """Return an array of the device, correlated; None where there is no kernel for it.
+
+    That is in double precision, along other axes than the last three, or with very many weights.
+    """
+    if np.promote_types(block.dtype, np.float32) != np.float32:
+        return None
+    shape = tuple(len(range(n)[part]) for part, n in zip(inner, block.shape, strict=True))
+    single = np.dtype(np.float32)
+    try:
+        source = Node("input", block.dtype, value=block)
+        operand = source if block.dtype == single else Node("cast", single, (source,))
+        filtered = Node(FILTER, single, (operand,), filter_of(weights, inner, block.shape))
+        made = importlib.import_module("cupy").empty(shape, single)
+        run([filtered], filtered, [made])
+    except UnknownOperationError:
+        return None
+    return made
 
 
 def _rows(weights: Sequence[Sequence[float]]) -> int:

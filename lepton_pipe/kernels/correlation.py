@@ -1,8 +1,8 @@
 """Correlation with 1-D weights along the axes, which most of the kernels of `filters` are made of.
 
 On the CPU it runs as compiled loops: along all axes in one pass over memory, or, where weights are
-very many, along one axis after the other. Elsewhere it runs axis by axis with `scipy.ndimage`,
-which is the reference.
+very many, along one axis after the other. On a GPU it is one kernel of our own. What these do not
+take runs axis by axis with `scipy.ndimage` (or CuPy's), which is the reference.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, loops, ndimage, tracing
+from lepton_pipe.device import array_module, loops, ndimage, own_kernels, tracing
 from lepton_pipe.spec import Around, ImageType, Place
 from lepton_pipe.spec.rules import float_dtype
 
@@ -44,6 +44,10 @@ def correlate(block: Any, weights: Weights, inner: Sequence[slice]) -> Any:
     noted = tracing(block)
     if noted is not None:
         return noted.correlate(block, weights, inner)
+    own = own_kernels("smooth", block)
+    made = None if own is None else own.correlated(block, weights, inner)
+    if made is not None:
+        return made
     fast = loops("separable", block)
     if fast is None or not fast.fits(block, ()):
         return correlate_by_axes(block, weights)[tuple(inner)]
