@@ -12,6 +12,8 @@ import importlib.util
 import threading
 from typing import Any
 
+from lepton_pipe.device.models import free_models_memory
+
 _limiting = threading.Lock()
 _NO_LIMIT = 2**62
 
@@ -103,6 +105,7 @@ def free_pool() -> None:
     That is what its pool keeps for later, and arrays in the traces of errors that were caught.
     """
     gc.collect()
+    free_models_memory()
     with _limiting:
         _pool().free_all_blocks()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_pipe.device import device_count, to_device, to_host
+from lepton_pipe.device import device_count, run_model, to_device, to_host
 from lepton_pipe.device.lanes import Lane
 from tests.kernels import test_one_body as one_body
 from tests.kernels.blockwise import assert_same
@@ -58,3 +58,20 @@ def test_an_image_comes_back_from_a_gpu_as_it_went():
     np.testing.assert_array_equal(part, image[3:, ::2, 5:90])
     assert lane.spans().copy_in > 0
     np.testing.assert_array_equal(to_host(to_device(image, "gpu")), image)
+
+
+def test_a_model_runs_on_the_block_where_it_lies():
+    torch = pytest.importorskip("torch")
+    cupy = pytest.importorskip("cupy")
+    image = np.random.default_rng(1).random((1, 1, 20, 33), np.float32)
+    weights = torch.linspace(-1, 1, 9).reshape(1, 1, 3, 3)
+
+    def net(x):
+        return torch.nn.functional.conv2d(x, weights.to(x.device), padding=1)
+
+    lane = Lane()
+    with lane.entered():
+        got = run_model(net, lane.take_in(image) * 2)
+        assert isinstance(got, cupy.ndarray)
+        back = lane.bring_back(got)
+    np.testing.assert_allclose(back, run_model(net, image * 2), rtol=1e-2, atol=1e-2)
