@@ -62,10 +62,9 @@ def _end_to_end(part: Mapping[str, Any]) -> Iterator[str]:
         blocks = sum(stage["seconds"] for stage in part[device]["stages"])
         yield f"| {device} | {part[device]['seconds']:.2f} | {blocks:.2f} |"
     yield ""
-    for stage in part["gpu"]["stages"]:
-        if "device" in stage:
-            shares = ", ".join(f"{s} {stage['device'][s]:.0%}" for s in _STEPS)
-            yield f"Shares of the GPU's stage: {shares.replace('_', ' ')}."
+    longest = max(part["gpu"]["stages"], key=lambda stage: stage["seconds"])
+    shares = ", ".join(f"{s} {longest['device'][s]:.0%}" for s in _STEPS)
+    yield f"Shares of the GPU's longest stage: {shares.replace('_', ' ')}."
     if part["times_slowest_step"]:
         yield f"Its time is {part['times_slowest_step']:.2f} times that of its slowest step."
 
