@@ -54,6 +54,11 @@ def padded(shape: Sequence[int], spatial: int) -> tuple[int, int, int, int]:
     return (prod(outer), z, y, x)
 
 
+def code(dtype: np.dtype[Any]) -> str:
+    """Return the source for masks of a dtype."""
+    return source("labels", mask=stored_type(dtype))
+
+
 class Components:
     """The connected components of a mask.
 
@@ -75,7 +80,7 @@ class Components:
         self.shape = padded(mask.shape, spatial)
         self._links = self._xp.empty(mask.shape, np.int32)
         self._pieces = pieces_in(self.shape)
-        self._code = source("labels", mask=stored_type(self._mask.dtype))
+        self._code = code(self._mask.dtype)
         self._run("link_runs", self._mask, self._links)
 
     def _run(

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_pipe.device import loops, to_host
+from lepton_pipe.device import loops, own_kernels, to_host
 from lepton_pipe.geometry import Grid
 from lepton_pipe.merge import exact, pairs
+from lepton_pipe.merge.device_rows import Objects
 from lepton_pipe.merge.slabs import runs, slabs
 from lepton_pipe.merge.tables import Columns, Pile, fold, group, pile_up, push
 from lepton_pipe.spec import ImageType, Place, kernel
@@ -134,10 +135,19 @@ def regionprops(
     objects of a hundred voxels and more; what a block returns takes about 150.
     """
     needs = _needs(_wanted(properties, intensity is not None))
-    labels = to_host(labels)
-    values = to_host(intensity) if needs & _OF_VALUES else None
-    if labels.dtype == np.uint64 and labels.max(initial=0) > np.iinfo(np.int64).max:
-        raise ValueError(f"label {labels.max()} is above 2**63 - 1; renumber the objects")
+    values = intensity if needs & _OF_VALUES else None
+    if labels.dtype == np.uint64 and labels.size:
+        most = int(labels.max())
+        if most > np.iinfo(np.int64).max:
+            raise ValueError(f"label {most} is above 2**63 - 1; renumber the objects")
+    there = own_kernels("regions", *(a for a in (labels, values) if a is not None))
+    if there is not None and there.fits(labels, values):
+        rows = there.measured(labels, values)
+        if rows is not None:
+            dtype = None if values is None else values.dtype
+            objects = Objects(rows, place.write.start, dtype)
+            return [_columns(objects, labels.ndim, dtype, needs)]
+    labels, values = to_host(labels), None if values is None else to_host(values)
     fast = loops("regions", labels)
     if fast is not None and fast.fits(labels, values):
         return [_measure_compiled(fast, labels, values, place.write.start, needs)]
@@ -171,14 +181,21 @@ def _measure_compiled(
     for part in slabs(labels.shape, max(fast.LEAST, min(fast.PART, labels.size // 8))):
         start = [a + s.start for a, s in zip(corner, part, strict=True)]
         objects.add(labels[part], None if values is None else values[part], start)
+    return _columns(objects, labels.ndim, None if values is None else values.dtype, needs)
+
+
+def _columns(
+    objects: Any, ndim: int, dtype: np.dtype[Any] | None, needs: frozenset[str]
+) -> Columns:
+    """Return the table of objects that were measured, by compiled loops or on a device."""
     columns: Columns = {"label": objects.labels(), "count": objects.sizes()}
-    for i in range(labels.ndim):
+    for i in range(ndim):
         if "position" in needs:
-            columns[f"position{i}"] = objects.positions(i - labels.ndim)
+            columns[f"position{i}"] = objects.positions(i - ndim)
         if "bbox" in needs:
-            columns[f"min:{i}"], columns[f"max:{i}"] = objects.extents(i - labels.ndim)
-    if values is not None:
-        columns |= _sums(objects, values.dtype, needs)
+            columns[f"min:{i}"], columns[f"max:{i}"] = objects.extents(i - ndim)
+    if dtype is not None:
+        columns |= _sums(objects, dtype, needs)
     return columns
 
 
@@ -189,9 +206,9 @@ def _sums(objects: Any, dtype: np.dtype[Any], needs: frozenset[str]) -> Columns:
         *found, low, high = objects.floats()
         sums, squares = _pair("value", *found[:2]), _pair("square", *found[2:])
     else:
-        total, *square, low, high = objects.integers()
+        found, square, low, high = objects.integers()
         count = exact.limb_count(dtype)
-        sums = _named("value", exact.carry([total], count))
+        sums = _named("value", exact.carry(found, count))
         squares = _named("square", exact.carry(square, count))
     if needs & {"sum", "spread"}:
         columns |= sums

@@ -91,7 +91,8 @@ static void launch(void (*f)(void**), const unsigned int* grid, const unsigned i
     for (size_t t = 0; t < n; t++)
         places[t] = {(unsigned)(t % block[0]), (unsigned)(t / block[0] % block[1]),
                      (unsigned)(t / block[0] / block[1])};
-    vector<char> stacks(waits ? n * room : 0);
+    static vector<char> stacks;
+    if (waits && stacks.size() < n * room) stacks.resize(n * room);
     for (unsigned z = 0; z < grid[2]; z++)
     for (unsigned y = 0; y < grid[1]; y++)
     for (unsigned x = 0; x < grid[0]; x++) {
