@@ -130,8 +130,8 @@ def measured(labels: Any, values: Any) -> Rows | None:
     xp = importlib.import_module("cupy")
     labels = xp.ascontiguousarray(labels)
     if values is not None:
-        values = values.astype(np.float32) if values.dtype == np.float16 else values
         values = xp.ascontiguousarray(values)
+        values = values.astype(np.float32) if values.dtype == np.float16 else values
     found = _survey(xp, labels, values)
     if found is None:
         return None

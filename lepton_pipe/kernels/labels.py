@@ -67,10 +67,15 @@ def _bytes(mask: ImageType) -> float:
     return float(mask.dtype != np.bool_)
 
 
+def _device_bytes(mask: ImageType) -> float:
+    """Return bytes per voxel: the labels, as much again for many small objects, and a copy."""
+    return 8.0 + mask.dtype.itemsize
+
+
 @kernel(
     depth=_shell,
     scratch=lambda mask: 12.5 + _bytes(mask),
-    device_scratch=32.0,
+    device_scratch=_device_bytes,
     cost=1.5,
     check=_check_label,
     combine=gather,
@@ -148,7 +153,13 @@ def _dtype(grid: Grid) -> type[np.signedinteger[Any]]:
     return np.int32 if grid.size <= np.iinfo(np.int32).max else np.int64
 
 
-@kernel(dtype=_dtype, kind="labels", scratch=lambda mask: 6.5 + _bytes(mask), cost=1.5)
+@kernel(
+    dtype=_dtype,
+    kind="labels",
+    scratch=lambda mask: 6.5 + _bytes(mask),
+    device_scratch=_device_bytes,
+    cost=1.5,
+)
 def label_apply(mask: Any, connectivity: int = 1, *, table: Any, place: Place) -> Any:
     """Label every block again, and put the final labels in place of its own. Part of `label`.
 

@@ -14,6 +14,7 @@ from tests.compiled.test_labels import blocks, labellings
 from tests.cuda.on_cpu import COMPILER
 from tests.fake_device import fake_cupy
 from tests.kernels.blockwise import noise
+from tests.kernels.test_blocks_on_device import Run, objects, picture
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not there to compile kernels")
 
@@ -99,6 +100,17 @@ def test_nothing_but_tables_and_faces_leaves_the_device(gpu):
     gpu.clear()
     both(label_join, mask, whole(mask.shape, 3), connectivity=2)
     assert all(len(shape) < 3 for shape in gpu.to_host)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_a_pipeline_publishes_the_same_objects_and_their_table(dtype):
+    image = picture(dtype)
+    made, expected = (Run(objects, device, raw=image).all() for device in ("gpu", "cpu"))
+    assert set(made) == set(expected)
+    for name, want in expected.items():
+        if isinstance(want, dict):
+            for column in want:
+                np.testing.assert_array_equal(made[name][column], want[column], column)
 
 
 def test_numbers_that_32_bits_do_not_hold_are_painted(monkeypatch):

@@ -51,7 +51,7 @@ def published(labels, values, device="cpu", properties=None):
         region = Region((*(0,) * (labels.ndim - 1), start), (*labels.shape[:-1], stop))
         place = Place(region, region, grid)
         given = {
-            name: to_device(a[region.slices], device)
+            name: None if a is None else to_device(a[region.slices], device)
             for name, a in (("labels", labels), ("intensity", values))
         }
         part = regionprops.run(given | {"properties": properties}, place)
