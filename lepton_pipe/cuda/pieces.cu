@@ -1,6 +1,6 @@
 // Rows in pieces of EACH voxels: a thread looks at one, which is read in words of 16 bytes.
-#define EACH 8
-#define THREADS 256
+#define EACH $each
+#define THREADS $threads  // of a block
 
 // An image as (outer, z, y, x), and where a box of it ends that begins at its first voxel.
 struct Extents { int depth, height, width, stop_z, stop_y, stop_x; };

@@ -15,16 +15,16 @@ from lepton_pipe.cuda import THREADS
 from lepton_pipe.cuda.operations import c_type
 
 EACH = 8
-"""Voxels of a piece, as in ``pieces.cu``."""
+"""Voxels of a piece."""
 MOST_VOXELS = 2**31 - 1
 
 
 @cache
-def source(name: str, **words: Any) -> str:
-    """Return the source ``name.cu`` with its words put in, after what all such sources share."""
+def source(*names: str, **words: Any) -> str:
+    """Return the sources ``NAME.cu`` as one, with their words put in, after ``pieces.cu``."""
     folder = Path(__file__).parent
-    shared, own = ((folder / f"{n}.cu").read_text("utf-8") for n in ("pieces", name))
-    return shared + Template(own).substitute(words)
+    texts = [(folder / f"{name}.cu").read_text("utf-8") for name in ("pieces", *names)]
+    return Template("\n".join(texts)).substitute(words, each=EACH, threads=THREADS)
 
 
 def stored_type(dtype: np.dtype[Any]) -> str | None:

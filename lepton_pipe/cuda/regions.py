@@ -181,7 +181,7 @@ def _survey(xp: Any, labels: Any, values: Any) -> tuple[Any, Digits] | None:
         count, least, most = xp.asnumpy(state).tolist()
         if count <= 1 << (bits - 1):
             return table, Digits.of(dtype, least, most)
-        bits += 3
+        bits += 2
     return None
 
 
@@ -205,7 +205,7 @@ def code(labels: np.dtype[Any], values: np.dtype[Any] | None, axes: int, digits:
     """Return the source for labels and values of some dtypes, in images of so many axes."""
     held = labels if values is None else values
     return source(
-        "regions",
+        *("sums", "regions"),
         label=stored_type(labels),
         value=stored_type(held),
         values=digits.kind,

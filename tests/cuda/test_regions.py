@@ -123,14 +123,17 @@ def test_every_dtype_of_values(dtype):
         np.testing.assert_array_equal(got[name], column, name)
 
 
+# From 40 to 41 another way is taken.
+@pytest.mark.parametrize("spread", [0, 9, 40, 41, 250])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_floats_of_every_size_are_added_exactly(dtype):
+def test_floats_of_every_size_are_added_exactly(dtype, spread):
     rng = np.random.default_rng(5)
     info = np.finfo(dtype)
-    power = rng.integers(info.minexp - info.nmant, info.maxexp, (40, 70))
-    if dtype == "float64":
-        power //= 2  # so that squares fit float64
-    values = np.ldexp(rng.choice([-1.0, 1.0], power.shape) * rng.random(power.shape), power)
+    lowest = max(info.minexp, -400) if spread < 250 else max(info.minexp - info.nmant, -500)
+    power = rng.integers(lowest, lowest + spread + 1, (40, 70))
+    power[0, :2] = lowest, lowest + spread
+    # So that squares fit float64, float64 are not used to their ends.
+    values = np.ldexp(rng.choice([-1.0, 1.0], power.shape) * (1 + rng.random(power.shape)), power)
     values = values.astype(dtype)
     labels = blobs(values.shape)
     got = on_device(labels, values, (0, 0))
