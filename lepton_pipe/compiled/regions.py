@@ -115,13 +115,15 @@ class Objects:
         """Return the first and the last position along an axis, -1 for the last."""
         return self._place(_HIGH + axis), self._place(_HIGH + _AXES + axis)
 
-    def integers(self) -> NDArray[np.int64]:
-        """Return what was added up of integers, ``(5, objects)``.
+    def integers(
+        self,
+    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]], NDArray[Any], NDArray[Any]]:
+        """Return sums of integers and of their squares in limbs, the smallest and the largest.
 
-        Sum, sum of squares in two limbs that stand for multiples of 1 and of 2**32, smallest and
-        largest.
+        Limbs stand for multiples of 1, 2**32 ..., see `lepton_pipe.merge.exact`.
         """
-        return np.ascontiguousarray(self._values[self._order()].T)
+        total, *squares, low, high = np.ascontiguousarray(self._values[self._order()].T)
+        return [total], squares, low, high
 
     def floats(self) -> NDArray[np.float64]:
         """Return what was added up of floats, ``(6, objects)``.

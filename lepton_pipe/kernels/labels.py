@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, loops, ndimage, to_host
+from lepton_pipe.device import array_module, loops, ndimage, own_kernels, to_host
 from lepton_pipe.geometry import Grid
 from lepton_pipe.merge.labels import Fragment, Fragments, absent, describe, faces, gather, join
 from lepton_pipe.merge.slabs import slabs
@@ -42,7 +42,7 @@ def local_labels(mask: Any, spatial: int, connectivity: int) -> tuple[Any, int]:
     """Label one array by itself.
 
     The same array always gets the same numbers; which number goes to which object is left open.
-    The compiled form is `lepton_pipe.compiled.labels.components`.
+    Faster forms are in `lepton_pipe.compiled.labels` and, for a GPU, in `lepton_pipe.cuda.labels`.
 
     Parameters
     ----------
@@ -67,10 +67,15 @@ def _bytes(mask: ImageType) -> float:
     return float(mask.dtype != np.bool_)
 
 
+def _device_bytes(mask: ImageType) -> float:
+    """Return bytes per voxel: the labels, as much again for many small objects, and a copy."""
+    return 8.0 + mask.dtype.itemsize
+
+
 @kernel(
     depth=_shell,
     scratch=lambda mask: 12.5 + _bytes(mask),
-    device_scratch=32.0,
+    device_scratch=_device_bytes,
     cost=1.5,
     check=_check_label,
     combine=gather,
@@ -99,12 +104,13 @@ def label_join(
     fast = loops("labels", mask)
     if fast is not None and fast.fits(mask):
         return _describe_runs(fast, mask, connectivity, place)
-    labels, most = local_labels(mask, spatial, connectivity)
+    there = own_kernels("labels", mask)
+    if there is not None and there.fits(mask):
+        return _describe_there(there, mask, connectivity, place)
+    labels, _ = local_labels(mask, spatial, connectivity)
     own, count = local_labels(mask[place.inner], spatial, connectivity)
-    refined = to_host(_refine(labels[place.inner], own, count))
-    if array_module(labels) is np or place.write.size > np.iinfo(np.int32).max:
-        return describe(to_host(labels), refined, place)
-    return _describe_there(labels, most, refined, place)
+    refined = _refine(labels[place.inner], own, count)
+    return describe(to_host(labels), to_host(refined), place)
 
 
 def _refine(labels: Any, own: Any, count: int) -> Any:
@@ -115,16 +121,13 @@ def _refine(labels: Any, own: Any, count: int) -> Any:
     return table
 
 
-def _describe_there(labels: Any, count: int, own: Any, place: Place) -> Fragments:
-    """Describe a block whose labels are on a device; of them its faces alone leave it."""
-    xp, owned = array_module(labels), labels[place.inner].reshape(-1)
-    size = xp.bincount(owned, minlength=count + 1)
-    first = xp.full(count + 1, owned.size, np.int32)
-    xp.minimum.at(first, owned, xp.arange(owned.size, dtype=np.int32))
-    size[0] = 0
-    above, below = faces(place, lambda axis, index: to_host(xp.take(labels, index, axis)))
-    sizes, firsts = (to_host(a).astype(np.int64) for a in (size, first))
-    block = Fragment(place.write.start, place.write.shape, sizes, firsts, own)
+def _describe_there(there: ModuleType, mask: Any, connectivity: int, place: Place) -> Fragments:
+    """Describe a block on a device; of its labels, its faces alone leave it."""
+    xp, spatial = array_module(mask), len(place.grid.spatial)
+    stop = place.write.shape[mask.ndim - spatial :]
+    found = there.split_components(mask, spatial, connectivity, stop)
+    above, below = faces(place, lambda axis, index: to_host(xp.take(found.labels, index, axis)))
+    block = Fragment(place.write.start, place.write.shape, found.size, found.first, found.own)
     return Fragments([block], [], above, below)
 
 
@@ -150,7 +153,13 @@ def _dtype(grid: Grid) -> type[np.signedinteger[Any]]:
     return np.int32 if grid.size <= np.iinfo(np.int32).max else np.int64
 
 
-@kernel(dtype=_dtype, kind="labels", scratch=lambda mask: 6.5 + _bytes(mask), cost=1.5)
+@kernel(
+    dtype=_dtype,
+    kind="labels",
+    scratch=lambda mask: 6.5 + _bytes(mask),
+    device_scratch=_device_bytes,
+    cost=1.5,
+)
 def label_apply(mask: Any, connectivity: int = 1, *, table: Any, place: Place) -> Any:
     """Label every block again, and put the final labels in place of its own. Part of `label`.
 
@@ -171,6 +180,12 @@ def label_apply(mask: Any, connectivity: int = 1, *, table: Any, place: Place) -
         labels, count = fast.components(runs, spatial, connectivity)
         _check_count(count, table, place)
         return fast.paint(runs, labels, table, dtype).reshape(mask.shape)
+    there = own_kernels("labels", mask)
+    if there is not None and there.fits(mask):
+        components = there.Components(mask, spatial, connectivity)
+        firsts = components.unite()
+        _check_count(firsts.size, table, place)
+        return there.painted(components, firsts, table, dtype)
     labels, count = local_labels(mask, spatial, connectivity)
     _check_count(count, table, place)
     return array_module(mask).take(array_module(mask).asarray(table, dtype), labels)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_pipe.device import loops, to_host
+from lepton_pipe.device import loops, own_kernels, to_host
 from lepton_pipe.geometry import Grid
 from lepton_pipe.merge import exact, pairs
+from lepton_pipe.merge.device_rows import Objects
 from lepton_pipe.merge.slabs import runs, slabs
 from lepton_pipe.merge.tables import Columns, Pile, fold, group, pile_up, push
 from lepton_pipe.spec import ImageType, Place, kernel
@@ -81,12 +82,19 @@ def _finish(pile: Pile, properties: Sequence[str] | None, grid: Grid) -> Columns
     return columns
 
 
+def _device_bytes(labels: ImageType, intensity: ImageType | None) -> float:
+    """Return bytes per voxel: tables of objects, and copies of what is not in one piece."""
+    copied = 0 if intensity is None else intensity.dtype.itemsize
+    return 16.0 + labels.dtype.itemsize + copied
+
+
 @kernel(
     combine=pile_up,
     finalize=_finish,
     returns="table",
     check=_check_regions,
     scratch=4.0,
+    device_scratch=_device_bytes,
     cost=lambda intensity: 1.2 if intensity is None else 2.2,
 )
 def regionprops(
@@ -129,15 +137,25 @@ def regionprops(
 
     Notes
     -----
-    Objects are measured on the host: on a GPU, labels and intensity are copied there first. A block
-    takes about 500 bytes for each of its objects for a moment, which the declared scratch holds for
-    objects of a hundred voxels and more; what a block returns takes about 150.
+    On a GPU objects are measured there, and their table alone is copied to the host; where it would
+    take more than 8 bytes for each voxel, labels and intensity are copied and measured on the host.
+    There, a block takes about 500 bytes for each of its objects for a moment, which the declared
+    scratch holds for objects of a hundred voxels and more; what a block returns takes about 150.
     """
     needs = _needs(_wanted(properties, intensity is not None))
-    labels = to_host(labels)
-    values = to_host(intensity) if needs & _OF_VALUES else None
-    if labels.dtype == np.uint64 and labels.max(initial=0) > np.iinfo(np.int64).max:
-        raise ValueError(f"label {labels.max()} is above 2**63 - 1; renumber the objects")
+    values = intensity if needs & _OF_VALUES else None
+    if labels.dtype == np.uint64 and labels.size:
+        most = int(labels.max())
+        if most > np.iinfo(np.int64).max:
+            raise ValueError(f"label {most} is above 2**63 - 1; renumber the objects")
+    there = own_kernels("regions", *(a for a in (labels, values) if a is not None))
+    if there is not None and there.fits(labels, values):
+        rows = there.measured(labels, values)
+        if rows is not None:
+            dtype = None if values is None else values.dtype
+            objects = Objects(rows, place.write.start, dtype)
+            return [_columns(objects, labels.ndim, dtype, needs)]
+    labels, values = to_host(labels), None if values is None else to_host(values)
     fast = loops("regions", labels)
     if fast is not None and fast.fits(labels, values):
         return [_measure_compiled(fast, labels, values, place.write.start, needs)]
@@ -171,14 +189,21 @@ def _measure_compiled(
     for part in slabs(labels.shape, max(fast.LEAST, min(fast.PART, labels.size // 8))):
         start = [a + s.start for a, s in zip(corner, part, strict=True)]
         objects.add(labels[part], None if values is None else values[part], start)
+    return _columns(objects, labels.ndim, None if values is None else values.dtype, needs)
+
+
+def _columns(
+    objects: Any, ndim: int, dtype: np.dtype[Any] | None, needs: frozenset[str]
+) -> Columns:
+    """Return the table of objects that were measured, by compiled loops or on a device."""
     columns: Columns = {"label": objects.labels(), "count": objects.sizes()}
-    for i in range(labels.ndim):
+    for i in range(ndim):
         if "position" in needs:
-            columns[f"position{i}"] = objects.positions(i - labels.ndim)
+            columns[f"position{i}"] = objects.positions(i - ndim)
         if "bbox" in needs:
-            columns[f"min:{i}"], columns[f"max:{i}"] = objects.extents(i - labels.ndim)
-    if values is not None:
-        columns |= _sums(objects, values.dtype, needs)
+            columns[f"min:{i}"], columns[f"max:{i}"] = objects.extents(i - ndim)
+    if dtype is not None:
+        columns |= _sums(objects, dtype, needs)
     return columns
 
 
@@ -189,9 +214,9 @@ def _sums(objects: Any, dtype: np.dtype[Any], needs: frozenset[str]) -> Columns:
         *found, low, high = objects.floats()
         sums, squares = _pair("value", *found[:2]), _pair("square", *found[2:])
     else:
-        total, *square, low, high = objects.integers()
+        found, square, low, high = objects.integers()
         count = exact.limb_count(dtype)
-        sums = _named("value", exact.carry([total], count))
+        sums = _named("value", exact.carry(found, count))
         squares = _named("square", exact.carry(square, count))
     if needs & {"sum", "spread"}:
         columns |= sums

@@ -1,5 +1,6 @@
 // Enough of CUDA to run a kernel on a CPU, block after block. The threads of a block are fibres that
-// give way to each other where the kernel says __syncthreads(): all come to it before any goes on.
+// give way to each other where the kernel says __syncthreads(): all come to it before any goes on;
+// and at random before atomic operations, so that others come between.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -25,13 +26,48 @@ static ucontext_t scheduler;
 static vector<ucontext_t> fibres;
 static vector<Three> places;
 static size_t running;
-static bool ended;
+static bool ended, paused, with_fibres;
 
 static void __syncthreads() { swapcontext(&fibres[running], &scheduler); }
+
+// Before an atomic operation, a fibre gives way to the others of its block now and then.
+static void may_pause() {
+    static unsigned int state = 1;
+    state = state * 1664525u + 1013904223u;
+    if (!with_fibres || state >> 30) return;
+    paused = true;
+    swapcontext(&fibres[running], &scheduler);
+}
+
 template <class T> static T __ldg(const T* p) { return *p; }
-template <class T> static T atomicAdd(T* p, T v) { T old = *p; *p += v; return old; }
+template <class T> static T atomicAdd(T* p, T v) { may_pause(); T old = *p; *p += v; return old; }
+template <class T> static T atomicOr(T* p, T v) { may_pause(); T old = *p; *p |= v; return old; }
+template <class T> static T atomicMin(T* p, T v) {
+    may_pause();
+    T old = *p;
+    if (v < old) *p = v;
+    return old;
+}
+template <class T> static T atomicMax(T* p, T v) {
+    may_pause();
+    T old = *p;
+    if (v > old) *p = v;
+    return old;
+}
+template <class T> static T atomicCAS(T* p, T held, T v) {
+    may_pause();
+    T old = *p;
+    if (old == held) *p = v;
+    return old;
+}
 
-
+static int __ffs(int bits) { return __builtin_ffs(bits); }
+static int __popc(unsigned int bits) { return __builtin_popcount(bits); }
+static unsigned int __float_as_uint(float v) { unsigned int b; memcpy(&b, &v, 4); return b; }
+static long long __double_as_longlong(double v) { long long b; memcpy(&b, &v, 8); return b; }
+static unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
 
 template <class... A, size_t... I>
 static void called(void (*f)(A...), void** args, index_sequence<I...>) {
@@ -47,7 +83,7 @@ static void fibre() { body(arguments); ended = true; swapcontext(&fibres[running
 // Run a grid; with `waits`, each thread has a stack of its own.
 static void launch(void (*f)(void**), const unsigned int* grid, const unsigned int* block,
                    void** args, bool waits) {
-    body = f; arguments = args;
+    body = f; arguments = args; with_fibres = waits;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     const size_t n = (size_t)block[0] * block[1] * block[2], room = 1 << 16;
@@ -55,7 +91,8 @@ static void launch(void (*f)(void**), const unsigned int* grid, const unsigned i
     for (size_t t = 0; t < n; t++)
         places[t] = {(unsigned)(t % block[0]), (unsigned)(t / block[0] % block[1]),
                      (unsigned)(t / block[0] / block[1])};
-    vector<char> stacks(waits ? n * room : 0);
+    static vector<char> stacks;
+    if (waits && stacks.size() < n * room) stacks.resize(n * room);
     for (unsigned z = 0; z < grid[2]; z++)
     for (unsigned y = 0; y < grid[1]; y++)
     for (unsigned x = 0; x < grid[0]; x++) {
@@ -75,11 +112,16 @@ static void launch(void (*f)(void**), const unsigned int* grid, const unsigned i
             alive[t] = t;
         }
         while (!alive.empty()) {
-            vector<size_t> left;
-            for (size_t t : alive) {
-                running = t; ended = false; threadIdx = places[t];
-                swapcontext(&scheduler, &fibres[t]);
-                if (!ended) left.push_back(t);
+            // Who waits at a barrier goes on once nobody is on the way to it.
+            vector<size_t> left, going = alive;
+            while (!going.empty()) {
+                vector<size_t> late;
+                for (size_t t : going) {
+                    running = t; ended = paused = false; threadIdx = places[t];
+                    swapcontext(&scheduler, &fibres[t]);
+                    if (!ended) (paused ? late : left).push_back(t);
+                }
+                going.swap(late);
             }
             alive.swap(left);
         }

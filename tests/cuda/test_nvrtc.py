@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from lepton_pipe.cuda import OPTIONS
+from lepton_pipe.cuda import OPTIONS, labels, regions
 from tests.cuda import test_chain, test_smooth
 from tests.fake_device import fake_cupy
 
@@ -104,11 +104,28 @@ def _is_of_numpy(body, image):
     return True
 
 
+def of_objects():
+    """Return the sources that label objects and measure them, for some dtypes each."""
+    found = {labels.code(np.dtype(t)) for t in ("bool", "uint16", "float64")}
+    of_labels = (np.dtype(t) for t in ("int32", "uint8", "int64", "uint64", "int16", "uint32"))
+    for of_label, of_value in zip(
+        of_labels, (None, "bool", "int16", "uint64", "int8", "int32"), strict=True
+    ):
+        kind = None if of_value is None else np.dtype(of_value)
+        for axes in (1, 5):
+            found.add(regions.code(of_label, kind, axes, regions.Digits.of(kind)))
+    for of_value in ("float32", "float64"):
+        for most in (9, 2000 if of_value == "float64" else 254):
+            kind = np.dtype(of_value)
+            found.add(regions.code(np.dtype("int32"), kind, 3, regions.Digits.of(kind, 1, most)))
+    return found
+
+
 @pytest.mark.skipif(nvrtc() is None, reason="NVRTC is not installed, or cannot be loaded")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_all_sources_compile(architecture, monkeypatch):
     found = sources(monkeypatch)
     assert len(found) > 15
-    for source, options in found:
+    for source, options in (*found, *((source, OPTIONS) for source in of_objects())):
         assert options == OPTIONS
         assert_compiles(source, options, architecture)

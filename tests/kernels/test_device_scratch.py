@@ -11,12 +11,15 @@ import pytest
 
 from lepton_pipe.device import to_device
 from lepton_pipe.kernels.flatfield import divide_flat
+from lepton_pipe.kernels.labels import label_apply, label_join, local_labels
 from lepton_pipe.kernels.pointwise import where
+from lepton_pipe.kernels.regions import regionprops
 from lepton_pipe.plan.on_device import _SMALL_THINGS, device_scratch
+from tests.cuda.on_cpu import COMPILER
 from tests.fake_device import fake_cupy
 from tests.fake_memory import DEVICE
 from tests.kernels.blockwise import describe
-from tests.kernels.test_scratch import CASES, image, kept, prepared
+from tests.kernels.test_scratch import CASES, image, kept, objects, prepared
 
 VOLUME, PLANE = (24, 96, 100), (480, 500)
 DTYPES = ("uint16", "float32", "float64")
@@ -40,10 +43,30 @@ def test_device_scratch_of_several_images(dtype):
         measure(divide_flat, [first, flat], {"level": np.ones(1)})
 
 
-def measure(kernel, arrays, params):
+@pytest.mark.skipif(COMPILER is None, reason="g++ is not there to compile kernels")
+@pytest.mark.parametrize("padding", [0, 1], ids=["whole", "view"])
+@pytest.mark.parametrize("kind", ["blobs", "noise"])
+@pytest.mark.parametrize("dtype", ["bool", "float32"])
+def test_device_scratch_of_labels(kind, dtype, padding):
+    mask = objects(VOLUME, kind, padding).astype(dtype)
+    measure(label_join, [mask], {}, kernels=True)
+    _, count = local_labels(mask, 3, 1)
+    measure(label_apply, [mask], {"table": np.arange(count + 1)}, kernels=True)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="g++ is not there to compile kernels")
+@pytest.mark.parametrize("kind", ["blobs", "noise"])
+@pytest.mark.parametrize("dtype", [None, "uint16", "float16", "float32", "int64"])
+def test_device_scratch_of_regionprops(kind, dtype):
+    labels, _ = local_labels(objects(VOLUME, kind, 0), 3, 1)
+    images = [labels] if dtype is None else [labels, image(VOLUME, dtype, 0)]
+    measure(regionprops, images, {}, kernels=True)
+
+
+def measure(kernel, arrays, params, kernels=False):
     """Assert that what a kernel takes of a device for a moment is what it declares."""
     step, args, place = prepared(kernel, arrays, params)
-    with fake_cupy(), np.errstate(all="ignore"):
+    with fake_cupy(kernels=kernels), np.errstate(all="ignore"):
         names = list(args)[: len(arrays)]
         args |= {n: to_device(np.ascontiguousarray(args[n]), "gpu") for n in names}
         DEVICE.most = before = DEVICE.used

@@ -83,3 +83,24 @@ def test_what_is_not_finite_stays_so():
     with np.errstate(invalid="ignore"):
         nearest, _ = pairs.rounded(*sums)
     np.testing.assert_array_equal(nearest, [np.inf, -np.inf, np.nan, np.nan, 4])
+
+
+@given(st.lists(st.integers(-(2**159), 2**159), max_size=9), st.integers(-300, 200))
+@settings(max_examples=100, deadline=None)
+def test_integers_become_the_nearest_pairs(numbers, power):
+    limbs = [
+        np.array([(n if i == 4 else n & (2 ** (32 * i + 32) - 1)) >> (32 * i) for n in numbers])
+        for i in range(5)
+    ]
+    total, rest = pairs.pairs_of([limb.astype(np.int64) for limb in limbs], power)
+    for n, mine, more in zip(numbers, total, rest, strict=True):
+        whole = Fraction(n) * Fraction(2) ** power
+        assert float(mine) == float(whole)
+        assert float(more) == float(whole - Fraction(float(mine)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_integers_beyond_float64_are_infinite():
+    total, rest = pairs.pairs_of([np.array([3, -3, 1])], 1023)
+    np.testing.assert_array_equal(total, [np.inf, -np.inf, 2.0**1023])
+    np.testing.assert_array_equal(np.isnan(rest), [True, True, False])

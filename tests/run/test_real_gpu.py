@@ -7,6 +7,11 @@ import pytest
 
 from lepton_pipe.device import device_count, run_model, to_device, to_host
 from lepton_pipe.device.lanes import Lane
+from lepton_pipe.kernels.labels import label_apply, label_join
+from tests.cuda.test_labels import both as labels_of_both
+from tests.cuda.test_labels import joined, snake
+from tests.cuda.test_labels import whole as whole_place
+from tests.cuda.test_regions import blobs, published
 from tests.kernels import test_one_body as one_body
 from tests.kernels.blockwise import assert_same
 from tests.kernels.test_blocks_on_device import Run, background, objects, picture
@@ -75,3 +80,44 @@ def test_a_model_runs_on_the_block_where_it_lies():
         assert isinstance(got, cupy.ndarray)
         back = lane.bring_back(got)
     np.testing.assert_allclose(back, run_model(net, image * 2), rtol=1e-2, atol=1e-2)
+
+
+SHAPES = [(97, 301, 403), (3, 2, 33, 70, 129), (1, 1, 2_000_003), (2_003, 1, 501), (4_001, 2_999)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("density", [0.1, 0.32, 0.6, 0.97])
+def test_components_are_those_of_the_host_on_a_gpu(shape, density):
+    # Many threads join one object here: what one of them lost would be seen.
+    mask = np.random.default_rng(7).random(shape) < density
+    spatial = min(3, mask.ndim)
+    place = whole_place(shape, spatial)
+    for connectivity in range(1, spatial + 1):
+        table = joined(mask, place, connectivity).part(0)
+        got, expected = labels_of_both(
+            label_apply, mask, place, connectivity=connectivity, table=table
+        )
+        np.testing.assert_array_equal(to_host(got), expected)
+        got, expected = labels_of_both(label_join, mask, place, connectivity=connectivity)
+        for name in ("size", "own"):
+            mine, theirs = (getattr(part.blocks[0], name) for part in (got, expected))
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_an_object_that_winds_is_one_on_a_gpu(turn):
+    mask = np.rot90(snake(3001), turn)
+    place = whole_place(mask.shape, 2)
+    got, _ = labels_of_both(label_apply, mask, place, connectivity=1, table=np.array([0, 7]))
+    np.testing.assert_array_equal(to_host(got), 7 * mask)
+
+
+@pytest.mark.parametrize("dtype", [None, *one_body.ALL, "float16"])
+@pytest.mark.parametrize("most", [2, 9, 5000])
+def test_tables_are_those_of_the_host_on_a_gpu(dtype, most):
+    labels = blobs((40, 203, 331), most=most).astype(np.int32)
+    values = None if dtype is None else one_body.picture(labels.shape, dtype)
+    got, again, expected = (published(labels, values, d) for d in ("gpu", "gpu", "cpu"))
+    for name, column in expected.items():
+        assert got[name].tobytes() == again[name].tobytes()
+        np.testing.assert_array_equal(got[name], column, name)
