@@ -29,6 +29,16 @@ static bool ended;
 
 static void __syncthreads() { swapcontext(&fibres[running], &scheduler); }
 template <class T> static T __ldg(const T* p) { return *p; }
+#define PAIRWISE(name, Half, better) \
+    static unsigned int name(unsigned int a, unsigned int b) { \
+        const Half a_low = (Half)a, a_high = (Half)(a >> 16), b_low = (Half)b, b_high = (Half)(b >> 16); \
+        const Half low = a_low better b_low ? a_low : b_low, high = a_high better b_high ? a_high : b_high; \
+        return (unsigned int)(uint16_t)low | (unsigned int)(uint16_t)high << 16; \
+    }
+PAIRWISE(__vminu2, uint16_t, <)
+PAIRWISE(__vmaxu2, uint16_t, >)
+PAIRWISE(__vmins2, int16_t, <)
+PAIRWISE(__vmaxs2, int16_t, >)
 template <class T> static T atomicAdd(T* p, T v) { T old = *p; *p += v; return old; }
 
 
