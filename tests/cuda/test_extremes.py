@@ -167,6 +167,13 @@ def test_what_has_no_kernel_goes_by_steps(launched):
     np.testing.assert_array_equal(to_host(got), expected)
 
 
+def test_voxels_of_very_large_images_are_counted_by_long_integers(monkeypatch):
+    monkeypatch.setattr("lepton_pipe.cuda.tiles.index_of", lambda image: np.dtype(np.int64))
+    monkeypatch.setattr("lepton_pipe.cuda.lines.index_of", lambda image: np.dtype(np.int64))
+    for size in ((3, 3, 3), (1, 9, 18)):
+        check(noise((5, 17, 70), "uint16", 1), size, largest=True)
+
+
 @lp.pipeline
 def shapes(raw: lp.Image):
     """Windows of each kind, one after the other in one task and in blocks."""

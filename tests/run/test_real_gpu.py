@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lepton_pipe.compiled import ranks
+from lepton_pipe.cuda import medians
 from lepton_pipe.device import device_count, to_device, to_host
 from lepton_pipe.device.lanes import Lane
+from tests.cuda import test_extremes, test_medians
 from tests.kernels import test_one_body as one_body
-from tests.kernels.blockwise import assert_same
+from tests.kernels.blockwise import assert_same, noise
 from tests.kernels.test_blocks_on_device import Run, background, objects, picture
 
 pytestmark = [
@@ -58,3 +61,34 @@ def test_an_image_comes_back_from_a_gpu_as_it_went():
     np.testing.assert_array_equal(part, image[3:, ::2, 5:90])
     assert lane.spans().copy_in > 0
     np.testing.assert_array_equal(to_host(to_device(image, "gpu")), image)
+
+
+# The last two are larger than what lies on a GPU at a time.
+EXTREMES = [
+    *test_extremes.CASES,
+    ((150, 700, 650), "uint16", (3, 3, 3)),
+    ((150, 700, 650), "int32", (9, 40, 31)),
+]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "size"), EXTREMES)
+@pytest.mark.parametrize("largest", [False, True])
+def test_extremes_are_the_same_on_a_gpu(shape, dtype, size, largest):
+    image = noise(shape, dtype, 1, nan=True)
+    got, expected = test_extremes.extremes_of(image, size, largest=largest)
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(to_host(got), expected)
+
+
+MEDIANS = [
+    *test_medians.CASES,
+    ((30, 40, 70), "uint8", np.ones((5, 5, 5), bool)),
+    ((150, 700, 650), "uint16", np.ones((3, 3, 3), bool)),
+]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "cells"), MEDIANS)
+def test_medians_are_the_same_on_a_gpu(shape, dtype, cells):
+    image = noise(shape, dtype, 1, nan=True)
+    got = medians.median(to_device(image, "gpu"), cells)
+    np.testing.assert_array_equal(to_host(got), ranks.median(image, cells))
