@@ -330,6 +330,8 @@ class Creation:
             edges[1:-1] = np.nextafter(edges[1:-1], edges[-1])
         else:
             edges = bins.get() if isinstance(bins, ndarray) else np.asarray(bins)
+        if values.dtype.kind in "iu":  # as CuPy has it, whatever the edges are
+            edges = np.append(edges[:-1], edges[-1] + 0.999)
         inside = values[(values >= edges[0]) & (values <= edges[-1])]
         found = np.minimum(np.searchsorted(edges, inside, "right") - 1, edges.size - 2)
         counts = np.bincount(found, minlength=edges.size - 1).astype(np.int64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from lepton_pipe.device import (
     array_module,
     choose_device,
     device_count,
+    memory,
     ndimage,
     to_device,
     to_host,
@@ -115,3 +118,62 @@ def test_numpy_arrays_need_no_cupy(no_cupy):
     image = np.zeros(3)
     assert to_device(image, "cpu") is to_host(image) is image
     assert array_module(image) is np
+
+
+# -- RMM ------------------------------------------------------------------------------------------
+
+
+class Limited:
+    def __init__(self, upstream, limit):
+        self.upstream, self.limit = upstream, limit
+
+    def get_allocation_limit(self):
+        return self.limit
+
+    def get_allocated_bytes(self):
+        return 77
+
+
+@pytest.fixture
+def rmm(monkeypatch):
+    """Stand for RMM, with the process's present memory in `current`."""
+    made, mr = ModuleType("rmm"), ModuleType("rmm.mr")
+    allocators = ModuleType("rmm.allocators.cupy")
+    made.__spec__ = ModuleSpec("rmm", None)
+    mr.CudaMemoryResource = type("CudaMemoryResource", (), {})
+    mr.CudaAsyncMemoryResource = type("CudaAsyncMemoryResource", (), {})
+    mr.LimitingResourceAdaptor = Limited
+    mr.current = mr.CudaMemoryResource()
+    mr.get_current_device_resource = lambda: mr.current
+    mr.set_current_device_resource = lambda resource: setattr(mr, "current", resource)
+    made.mr, allocators.rmm_cupy_allocator = mr, object()
+    for name, module in (("rmm", made), ("rmm.mr", mr), ("rmm.allocators.cupy", allocators)):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("lepton_pipe.device.memory._rmm_pools", [])
+    return made
+
+
+def test_rmm_hands_out_the_memory_where_it_is_installed(rmm, monkeypatch):
+    with fake_cupy():
+        asked = []
+        cuda = sys.modules["cupy"].cuda
+        monkeypatch.setattr(cuda, "set_allocator", asked.append, raising=False)
+        memory.limit_pool(2**30)
+        memory.limit_pool(2**30)
+        assert asked == [sys.modules["rmm.allocators.cupy"].rmm_cupy_allocator]
+        assert rmm.mr.current.limit == 2**30
+        assert type(rmm.mr.current.upstream) is rmm.mr.CudaAsyncMemoryResource
+        memory.limit_pool(2**20)
+        assert rmm.mr.current.limit == 2**20
+        assert type(rmm.mr.current.upstream) is rmm.mr.CudaAsyncMemoryResource, "not limited twice"
+        assert memory.pool_bytes() == (77, 77)
+        memory.free_pool()
+
+
+def test_memory_of_rmm_that_was_set_up_before_is_used(rmm, monkeypatch):
+    rmm.mr.current = own = object()
+    with fake_cupy():
+        cuda = sys.modules["cupy"].cuda
+        monkeypatch.setattr(cuda, "set_allocator", lambda allocator: None, raising=False)
+        memory.limit_pool(2**30)
+        assert rmm.mr.current.upstream is own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,12 +20,17 @@ from lepton_pipe.cuda.chain import (
     UnknownOperationError,
     Writer,
     indented,
+    known_type,
     strides_in,
 )
 
+FILTER = "filter"
+"""What a node is that is filtered: its value is a `Filter`, its operand what is filtered."""
 _TILE_X = 64
 _THREADS = 256
 _SHARED_BYTES = 48 * 2**10
+# Tables of rows: one for each input.
+_MOST_TABLES = 8
 # Sums that a thread keeps for planes to come, times its rows: beyond, they leave the registers.
 _MOST_SUMS = 64
 # Blocks of threads from which on a GPU has enough to do.
@@ -70,14 +76,38 @@ def filter_of(weights: Sequence[Any], inner: Sequence[slice], shape: Sequence[in
     return Filter(taps, starts, tuple(shape))
 
 
+def correlated(block: Any, weights: Sequence[Any], inner: Sequence[slice]) -> Any:
+    """Return an array of the device, correlated; None where there is no kernel for it.
+
+    That is in double precision, along other axes than the last three, or with very many weights.
+    """
+    if np.promote_types(block.dtype, np.float32) != np.float32:
+        return None
+    shape = tuple(len(range(n)[part]) for part, n in zip(inner, block.shape, strict=True))
+    single = np.dtype(np.float32)
+    try:
+        source = Node("input", block.dtype, value=block)
+        operand = source if block.dtype == single else Node("cast", single, (source,))
+        filtered = Node(FILTER, single, (operand,), filter_of(weights, inner, block.shape))
+        made = importlib.import_module("cupy").empty(shape, single)
+        run([filtered], filtered, [made])
+    except UnknownOperationError:
+        return None
+    return made
+
+
 def _rows(weights: Sequence[Sequence[float]]) -> int:
     """Return how many rows of a tile a thread computes; 0 where there is no room for one."""
     taps_z, taps_y, taps_x = map(len, weights)
     pitch = _TILE_X - 4 + 4 * ((taps_x + 6) // 4)
+    columns = _TILE_X + taps_x - 1
+    groups = max(1, _THREADS // columns)
     for rows in (8, 4, 2, 1):
-        sums = max(1, taps_z - 1) * rows
-        shared = 4 * (4 * rows + taps_y - 1) * (pitch + _TILE_X)
-        if sums <= _MOST_SUMS and shared <= _SHARED_BYTES:
+        filtered = 4 * rows + taps_y - 1
+        read = groups * -(-filtered // groups)
+        shared = 4 * (read * pitch + filtered * _TILE_X)
+        tables = 4 * _MOST_TABLES * read
+        if max(1, taps_z - 1) * rows <= _MOST_SUMS and shared + tables <= _SHARED_BYTES:
             return rows
     return 0
 
@@ -101,12 +131,22 @@ def run(outputs: Sequence[Node], filtered: Node, arrays: Sequence[Any]) -> None:
     shape, image_shape = _volume(arrays[0].shape), _volume(filter_.image_shape)
     if not prod(shape):
         return
-    if max(image_shape[-3:]) >= 2**31:
-        raise UnknownOperationError("an axis of more than 2**31 voxels")
+    if max(image_shape[-3], prod(image_shape[-2:])) >= 2**31:
+        raise UnknownOperationError("a plane of more than 2**31 voxels")
     source, arguments = _written(outputs, filtered)
+    if len(arguments.inputs) > _MOST_TABLES:
+        raise UnknownOperationError(f"a filter of more than {_MOST_TABLES} images")
+    if any(_reach(array) >= 2**31 for array in arguments.inputs):
+        raise UnknownOperationError("a plane that lies scattered over memory")
     launch = _Launch(source, filter_, arguments, shape, image_shape)
     for index in np.ndindex(shape[:-3]):
         launch.at(index, arrays)
+
+
+def _reach(array: Any) -> int:
+    """Return how far the voxels of a plane lie apart in memory."""
+    strides = strides_in(array, array.shape)[-2:]
+    return sum(abs(s) * (n - 1) for s, n in zip(strides, array.shape[-2:], strict=True))
 
 
 def _volume(shape: Sequence[int]) -> tuple[int, ...]:
@@ -116,7 +156,8 @@ def _volume(shape: Sequence[int]) -> tuple[int, ...]:
 def _written(outputs: Sequence[Node], filtered: Node) -> tuple[str, Arguments]:
     filter_: Filter = filtered.value
     arguments = Arguments()
-    load = Writer(arguments, lambda n, a: _at(n, a, "z", "y", "x"), prefix="b")
+    reads = _Reads(filtered.args[0], arguments)
+    load = Writer(arguments, _at_none, prefix="b", known=reads.names)
     loaded = load.value(filtered.args[0])
     known = {filtered: "filtered"}
     store = Writer(arguments, lambda n, a: _at(n, a, "z_out", "y_out", "x_out"), "v", known)
@@ -130,7 +171,13 @@ def _written(outputs: Sequence[Node], filtered: Node) -> tuple[str, Arguments]:
     words = {
         "each": _rows(filter_.weights),
         "parameters": ",\n    ".join(parameters),
-        "load": indented(load.lines, 16),
+        "tables": indented(reads.tables, 4),
+        "rows": indented(reads.rows, 8),
+        "columns": indented(reads.columns, 8),
+        "planes": indented(reads.planes, 12),
+        "asked": indented(reads.asked, 16),
+        "same": indented(reads.same, 20),
+        "load": indented([*reads.present, *load.lines], 20),
         "loaded": loaded,
         "store": indented([*store.lines, *stored], 20),
     }
@@ -138,6 +185,66 @@ def _written(outputs: Sequence[Node], filtered: Node) -> tuple[str, Arguments]:
         words[f"taps_{axis}"], words[f"before_{axis}"] = len(weights), len(weights) // 2
         words[f"weights_{axis}"] = ", ".join(f"{float(np.float32(w)):.9e}f" for w in weights)
     return _template().substitute(words), arguments
+
+
+class _Reads:
+    """Lines that read the inputs of what is filtered.
+
+    What changes along z is asked for a plane ahead, into registers; what is the same for all planes
+    stays in the processor's cache, and is read when it is needed.
+
+    Attributes
+    ----------
+    names
+        The variable that holds the value of an input when a plane is put into shared memory.
+    """
+
+    def __init__(self, source: Node, arguments: Arguments) -> None:
+        self.names: dict[Node, str] = {}
+        self.tables: list[str] = []
+        self.rows: list[str] = []
+        self.columns: list[str] = []
+        self.planes: list[str] = []
+        self.asked: list[str] = []
+        self.same: list[str] = []
+        self.present: list[str] = []
+        for node in _inputs(source):
+            number = arguments.input(node.value)
+            if f"here{number}" not in self.names.values():
+                self._add(number, node)
+            self.names[node] = f"here{number}"
+
+    def _add(self, n: int, node: Node) -> None:
+        type_, changes = known_type(node.dtype), strides_in(node.value, (0, 0, 0))[-3] != 0
+        self.tables += [f"__shared__ int row{n}[ROWS_READ];", f"const {type_}* column{n}[ACROSS];"]
+        self.rows.append(f"row{n}[row] = y * (int)stride{n}_y;")
+        self.columns += [f"column{n}[c] = a{n} + x * stride{n}_x;", f"KEEP(column{n}[c]);"]
+        if changes:
+            self.tables.append(f"{type_} next{n}[ACROSS][DOWN];")
+            self.planes.append(f"const {type_}* plane{n} = column{n}[c] + z * stride{n}_z;")
+            self.planes.append(f"KEEP(plane{n});")
+            self.asked.append(f"next{n}[c][r] = plane{n}[row{n}[row]];")
+        else:
+            self.tables.append(f"{type_} same{n}[BATCH];")
+            self.same.append(f"same{n}[r % BATCH] = column{n}[c][row{n}[row]];")
+        value = f"next{n}[c][r]" if changes else f"same{n}[r % BATCH]"
+        self.present.append(f"const {type_} here{n} = {value};")
+
+
+def _inputs(node: Node) -> list[Node]:
+    """Return the inputs that a node is made of, in the order in which they come up."""
+    found: dict[Node, None] = {}
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        if node.op == "input":
+            found[node] = None
+        todo += reversed(node.args)
+    return list(found)
+
+
+def _at_none(number: int, array: Any) -> str:
+    raise AssertionError(f"input {number}, {array.shape}, is read before it is used")
 
 
 def _at(number: int, array: Any, z: str, y: str, x: str) -> str:

@@ -14,6 +14,7 @@ from lepton_pipe.device.arrays import (
     to_host,
     tracing,
 )
+from lepton_pipe.device.models import run_model
 
 __all__ = [
     "DeviceChoice",
@@ -25,6 +26,7 @@ __all__ = [
     "loops",
     "ndimage",
     "own_kernels",
+    "run_model",
     "to_device",
     "to_host",
     "tracing",

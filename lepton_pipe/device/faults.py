@@ -12,9 +12,10 @@ from contextlib import contextmanager
 
 from lepton_pipe.errors import DeviceLostError, DeviceMemoryError, LeptonError
 
-# Names, not classes: CuPy need not be there, and RMM's errors are Python's own.
+# Names, not classes: CuPy and PyTorch need not be there, and RMM's errors are Python's own.
+_THEIRS = ("cupy", "cupy_backends", "torch")
 _MEMORY = ("OutOfMemoryError",)
-_CUDA = ("CUDARuntimeError", "CUDADriverError", "CURANDError", "CUFFTError")
+_CUDA = ("CUDARuntimeError", "CUDADriverError", "CURANDError", "CUFFTError", "AcceleratorError")
 _NO_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")
 _OF_RMM = "std::bad_alloc"
 # What is wrong with a kernel or its launch, not with the context.
@@ -32,7 +33,7 @@ _HARMLESS = (
 
 
 def fault_of(error: BaseException) -> LeptonError | None:
-    """Return what an error of CuPy, RMM or CUDA means for the process; None for any other.
+    """Return what an error of CuPy, RMM, PyTorch or CUDA means for the process; None for any other.
 
     Returns
     -------
@@ -44,12 +45,12 @@ def fault_of(error: BaseException) -> LeptonError | None:
     if isinstance(error, (DeviceMemoryError, DeviceLostError)):
         return error
     kind, text = type(error), str(error)
-    ours = kind.__module__.partition(".")[0] in ("cupy", "cupy_backends")
-    if (ours and kind.__name__ in _MEMORY) or any(word in text for word in _NO_MEMORY):
+    theirs = kind.__module__.partition(".")[0] in _THEIRS
+    if (theirs and kind.__name__ in _MEMORY) or any(word in text for word in _NO_MEMORY):
         return DeviceMemoryError(f"the device has no room for it: {text}")
     if isinstance(error, MemoryError) and _OF_RMM in text:
         return DeviceMemoryError(f"the device has no room for it: {text}")
-    if ours and kind.__name__ in _CUDA and not any(word in text for word in _HARMLESS):
+    if theirs and kind.__name__ in _CUDA and not any(word in text for word in _HARMLESS):
         return DeviceLostError(
             f"the context of the device is lost: {text}; nothing can be computed on it by this "
             "process any more"

@@ -20,7 +20,6 @@ import numpy as np
 from lepton_pipe.cuda import smooth
 from lepton_pipe.cuda.chain import Node, UnknownOperationError, chain
 
-_FILTER = "filter"
 _NUMBERS = (bool, int, float, np.generic)
 
 
@@ -125,7 +124,7 @@ def correlate(block: Traced, weights: Sequence[Any], inner: Sequence[slice]) -> 
         raise UntraceableError(str(error)) from error
     shape = tuple(len(range(n)[part]) for part, n in zip(inner, block.shape, strict=True))
     operand = _cast(block.node, np.dtype(np.float32))
-    return Traced(Node(_FILTER, operand.dtype, (operand,), found), shape)
+    return Traced(Node(smooth.FILTER, operand.dtype, (operand,), found), shape)
 
 
 def asarray(value: Any, dtype: Any = None) -> Any:
@@ -260,4 +259,4 @@ def _filters(nodes: Sequence[Node]) -> list[Node]:
         if node not in seen:
             seen.add(node)
             todo += node.args
-    return [node for node in seen if node.op == _FILTER]
+    return [node for node in seen if node.op == smooth.FILTER]

@@ -4,14 +4,13 @@ Every one of them takes arrays (and computes) or images of a pipeline (and descr
 """
 
 from lepton_pipe.kernels.casts import astype
-from lepton_pipe.kernels.filters import (
+from lepton_pipe.kernels.edges import (
     difference_of_gaussians,
-    gaussian,
     gradient_magnitude,
     laplace,
     sobel,
-    uniform,
 )
+from lepton_pipe.kernels.filters import gaussian, uniform
 from lepton_pipe.kernels.flatfield import flatfield
 from lepton_pipe.kernels.histograms import histogram
 from lepton_pipe.kernels.labels import label

@@ -1,7 +1,8 @@
 """Correlation with 1-D weights along the axes, which most of the kernels of `filters` are made of.
 
-On the CPU it runs as compiled loops, elsewhere and for very wide weights axis by axis with
-`scipy.ndimage`, which is the reference.
+On the CPU it runs as compiled loops: along all axes in one pass over memory, or, where weights are
+very many, along one axis after the other. On a GPU it is one kernel of our own. What these do not
+take runs axis by axis with `scipy.ndimage` (or CuPy's), which is the reference.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, loops, ndimage, tracing
+from lepton_pipe.device import array_module, loops, ndimage, own_kernels, tracing
 from lepton_pipe.spec import Around, ImageType, Place
 from lepton_pipe.spec.rules import float_dtype
 
 Weights = Sequence[Any]
 
-# The most taps along the last axis that the compiled loops know.
+# The most taps along an axis for which all axes are done in one pass.
 _WIDEST = 401
 # What they read in place; other dtypes are converted first.
 _READ = tuple(map(np.dtype, ("bool", "uint8", "uint16", "int16", "float32", "float64")))
@@ -43,10 +44,34 @@ def correlate(block: Any, weights: Weights, inner: Sequence[slice]) -> Any:
     noted = tracing(block)
     if noted is not None:
         return noted.correlate(block, weights, inner)
+    own = own_kernels("smooth", block)
+    made = None if own is None else own.correlated(block, weights, inner)
+    if made is not None:
+        return made
     fast = loops("separable", block)
-    if fast is not None and fast.fits(block, weights):
+    if fast is None or not fast.fits(block, ()):
+        return correlate_by_axes(block, weights)[tuple(inner)]
+    if not is_wide([1 if w is None else len(w) for w in weights]):
         return fast.separable(block, weights, inner=inner)
-    return correlate_by_axes(block, weights)[tuple(inner)]
+    return _correlate_wide(block, weights, inner)
+
+
+def _correlate_wide(block: Any, weights: Weights, inner: Sequence[slice]) -> Any:
+    wide, separable = loops("wide", block), loops("separable", block)
+    assert wide is not None and separable is not None
+    # What nothing looks at is cut off first.
+    block = block[
+        tuple(p if w is None else slice(None) for w, p in zip(weights, inner, strict=True))
+    ]
+    narrow, parts = list(weights), list(inner)
+    for axis, w in enumerate(weights):
+        if w is None or len(w) > _WIDEST:
+            narrow[axis], parts[axis] = None, slice(None)
+        if w is not None and len(w) > _WIDEST:
+            block = wide.correlate_axis(block, axis, w, inner[axis])
+    if any(w is not None for w in narrow):
+        block = separable.separable(block, narrow, inner=parts)
+    return block
 
 
 def correlate_around(block: Any, weights: Weights, place: Place, around: Around) -> Any:
@@ -57,12 +82,17 @@ def correlate_around(block: Any, weights: Weights, place: Place, around: Around)
     return fast.separable(block, weights, inner=place.inner, **params)
 
 
-def fits_around(image: ImageType, taps: int) -> bool:
-    """Tell whether the compiled loops read a dtype in place, and as many taps along the last axis.
+def fits_around(image: ImageType, taps: Sequence[int]) -> bool:
+    """Tell whether the loops of one pass read a dtype in place, and so many taps along each axis.
 
     It is known before Numba is loaded, and for all blocks of an image alike.
     """
-    return image.dtype in _READ and taps <= _WIDEST
+    return image.dtype in _READ and not is_wide(taps)
+
+
+def is_wide(taps: Sequence[int]) -> bool:
+    """Tell whether there are too many taps along some axis for one pass over all axes."""
+    return max(taps, default=1) > _WIDEST
 
 
 def correlate_by_axes(block: Any, weights: Weights) -> Any:
@@ -78,47 +108,18 @@ def correlate_by_axes(block: Any, weights: Weights) -> Any:
     return block.astype(out) if result is block else result
 
 
-def gaussian_weights(sigma: float, truncate: float, order: int = 0) -> Any:
-    """Return the weights of a gaussian, or of its first derivative; None where it has one alone.
-
-    Parameters
-    ----------
-    sigma
-        Standard deviation in voxels.
-    truncate
-        Where the gaussian is cut off, in standard deviations.
-    order
-        0, or 1 for weights that give the slope.
-    """
-    radius = gaussian_radius(sigma, truncate)
-    if radius == 0:
-        return None if order == 0 else np.zeros(1)
-    x = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 / sigma**2 * x**2)
-    weights /= weights.sum()
-    return weights * x / sigma**2 if order == 1 else weights
-
-
-def gaussian_radius(sigma: float, truncate: float) -> int:
-    """Return how many voxels a gaussian reaches to either side."""
-    return int(truncate * sigma + 0.5)
-
-
 # -- what it takes --------------------------------------------------------------------------
 
 
-def correlation_scratch(copies: float) -> Any:
-    """Return a scratch rule: so many copies of the float result, and what `correlate` needs.
+def correlation_scratch(image: ImageType, taps: Sequence[int], copies: float = 0) -> float:
+    """Return bytes per voxel: so many copies of the float result, and what `correlate` needs.
 
     These are strips of floats of at most 640 KiB, or a byte for each voxel of a small block, and
-    the image as floats if it is of a dtype that is not read in place.
+    the image as floats if it is of a dtype that is not read in place. Axis after axis, it is what
+    was made of one axis and is made of the next, and lines along an axis.
     """
-
-    def scratch(image: ImageType) -> float:
-        size = float_dtype(image.dtype).itemsize
-        return (copies + (image.dtype not in _READ) + 0.25) * size + 0.5
-
-    return scratch
+    copies += 2.5 if is_wide(taps) else 0.25 + (image.dtype not in _READ)
+    return copies * float_dtype(image.dtype).itemsize + 0.5
 
 
 def correlation_device_scratch(copies: float) -> Any:
@@ -131,6 +132,8 @@ def correlation_device_scratch(copies: float) -> Any:
     return scratch
 
 
-def correlation_cost(image: ImageType, taps: float) -> float:
-    """Return nanoseconds per voxel for so many taps, summed over the axes."""
-    return (1.2 + 0.03 * taps) * float_dtype(image.dtype).itemsize / 4
+def correlation_cost(image: ImageType, taps: Sequence[int]) -> float:
+    """Return nanoseconds per voxel for so many taps along each axis; 1 leaves it alone."""
+    each = [n for n in taps if n > 1]
+    ns = sum(3.0 + 0.04 * n for n in each) if is_wide(taps) else 1.2 + 0.03 * sum(each)
+    return ns * float_dtype(image.dtype).itemsize / 4

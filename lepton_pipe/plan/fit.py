@@ -8,19 +8,17 @@ from math import prod
 
 from lepton_pipe.geometry import Blocks, Grid, Region
 from lepton_pipe.plan.absorb import Group, absorbing_groups, last_use
+from lepton_pipe.plan.estimate import Estimate, Shape, Work
 from lepton_pipe.plan.layout import choose_layout
 from lepton_pipe.plan.levels import Levels
 from lepton_pipe.plan.memory import task_bytes, typical_block
 from lepton_pipe.plan.model import (
     SCRATCH,
-    Estimate,
     InputInfo,
     Read,
-    Shape,
     Stage,
     StoredArray,
     Sweep,
-    Work,
     Write,
     chunk_hint,
     is_copied,

@@ -119,9 +119,8 @@ def _seconds_again(
 ) -> float:
     """Return what it takes to make again what a stage writes, and what it reads if that is lost."""
     stage = stages[writer]
-    seconds = stage.estimate.core_seconds / max(1, stage.slots)
     lost = [r.array for r in stage.reads if r.array and arrays[r.array].place == "memory"]
-    return seconds + sum(_seconds_again(stages, arrays, _span(stages, a)[0]) for a in lost)
+    return stage.seconds + sum(_seconds_again(stages, arrays, _span(stages, a)[0]) for a in lost)
 
 
 def ns_again(plan: Plan, array: StoredArray) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lepton_pipe.geometry import Blocks, Grid, Layout
+from lepton_pipe.plan.estimate import Estimate, Shape
 from lepton_pipe.spec import ImageType, Spec
 
 SCRATCH = "scratch/"
@@ -155,71 +156,6 @@ class Sweep:
     thickness: int
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a stage will take: bytes before compression, and core seconds.
-
-    ``bytes_read`` is what blocks are given, overlap included; ``bytes_decoded`` the chunks
-    decoded for it. ``device_bytes`` is what a task takes of a GPU besides its ``task_bytes``.
-    """
-
-    task_bytes: int
-    bytes_read: int
-    bytes_written: int
-    core_seconds: float
-    bytes_decoded: int = 0
-    device_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Core seconds of all blocks of a stage, by what takes them."""
-
-    compute: float = 0.0
-    decode: float = 0.0
-    encode: float = 0.0
-    tasks: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """All of them together."""
-        return self.compute + self.decode + self.encode + self.tasks
-
-    def __add__(self, other: Work) -> Work:
-        return Work(
-            self.compute + other.compute,
-            self.decode + other.decode,
-            self.encode + other.encode,
-            self.tasks + other.tasks,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A block shape with what it comes to.
-
-    Attributes
-    ----------
-    bytes_each
-        Needed by one block.
-    at_once
-        Blocks computed at once.
-    lanes
-        Those of them that lie on a device at once; 0 where there is none.
-    work
-        Of all blocks, overlap and repeated decoding included.
-    seconds
-        Time by which shapes are compared; see `lepton_pipe.plan.shape`.
-    """
-
-    block: tuple[int, ...]
-    bytes_each: int
-    at_once: int
-    work: Work
-    seconds: float
-    lanes: int = 0
-
-
 @dataclass(frozen=True)
 class Stage:
     """Blocks of one grid, each computed by one task: read, run all steps, reduce, write.
@@ -288,6 +224,17 @@ class Stage:
         return Blocks(self.grid.shape, self.block, self.order)
 
     @property
+    def at_once(self) -> int:
+        """Blocks that are computed at once, as far as there are so many."""
+        return max(1, min(self.slots, len(self.blocks)))
+
+    @property
+    def seconds(self) -> float:
+        """Rough time: so many rounds of blocks; in the last one, cores may be idle."""
+        blocks = max(1, len(self.blocks))
+        return self.estimate.core_seconds / blocks * -(-blocks // self.at_once)
+
+    @property
     def contributes(self) -> bool:
         """Whether blocks return something that the run cannot do without."""
         return bool(self.reduces or self.counts)
@@ -342,7 +289,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Rough time of the run, start-up apart."""
-        return sum(s.estimate.core_seconds / max(1, s.slots) for s in self.stages)
+        return sum(s.seconds for s in self.stages)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data, the canonical pipeline included."""

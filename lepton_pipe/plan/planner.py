@@ -276,7 +276,10 @@ def with_scale_levels(spec: Spec, most: int | None = None) -> Spec:
             call, type_ = made.call, made.type
             args = {**call.args, "image": Ref(level_step(source, level - 1))}
             name = level_step(source, level)
-            extra.append(Step(name, downsample, args, type_, call.depth, call.scratch, call.cost))
+            cost = call.cost
+            extra.append(
+                Step(name, downsample, args, type_, call.depth, call.scratch, cost, declared=cost)
+            )
     return replace(spec, steps=spec.steps + tuple(extra))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import log
 
 from lepton_pipe.spec import Absorbing, Ref, Spec, Step, plain
 from lepton_pipe.spec.canonical import kernel_name
@@ -73,17 +74,24 @@ class Rates:
 def rate_key(spec: Spec, step: Step) -> str:
     """Return the name that the rates of a step's kernel are kept under.
 
-    Another when its code changes. What a kernel that declares nothing needs may depend on its
-    parameters and dtypes, so these belong to its name.
+    Another when its code changes, or where it costs several times as much: that may be another way
+    of computing, such as that of a very wide filter, which is as fast as it is whatever the narrow
+    ones are. What a kernel that declares nothing needs may depend on its parameters and dtypes, so
+    these belong to its name.
     """
     assert step.kernel is not None
     key = f"{kernel_name(step.kernel)}:{spec.codes[step.kernel][:16]}"
     if step.kernel.declares_scratch:
-        return key
+        return f"{key}~{_band(step.declared)}"
     parameters = {n: plain(a) for n, a in step.args.items() if not isinstance(a, Ref)}
     dtypes = [spec.image_type(i).dtype.str for i in spec.image_inputs(step)]
     text = json.dumps([parameters, dtypes], sort_keys=True)
     return f"{key}:{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def _band(ns: float) -> int:
+    """Return which power of 4 a cost is near."""
+    return round(log(ns, 4)) if ns > 0 else 0
 
 
 def measured_name(steps: Sequence[str]) -> str:

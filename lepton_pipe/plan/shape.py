@@ -9,7 +9,7 @@ from typing import Any
 
 from lepton_pipe.errors import DeviceRefusedError, MemoryRefusedError
 from lepton_pipe.geometry import Grid
-from lepton_pipe.plan.model import Shape, Work
+from lepton_pipe.plan.estimate import Shape, Work
 from lepton_pipe.plan.on_device import POOL_SLACK, Devices
 
 # Beyond this a block gains little: its overlap is small already, and its task is worth its cost.

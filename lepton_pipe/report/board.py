@@ -136,7 +136,7 @@ class Board:
             "blocks": blocks,
             "done": done,
             "seconds": round(seconds, 1),
-            "planned": stage.estimate.core_seconds / max(1, stage.slots),
+            "planned": stage.seconds,
             "speed": speed,
             "read": stage.estimate.bytes_read * speed,
             "written": stage.estimate.bytes_written * speed,

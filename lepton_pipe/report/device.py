@@ -30,7 +30,7 @@ class DeviceReport(NamedTuple):
     @classmethod
     def of(cls, plan: Plan, stage: Stage, stats: Stats, seconds: float) -> DeviceReport:
         """Return the report of a stage that took so many seconds."""
-        blocks = max(1e-9, seconds * min(stage.slots, len(stage.blocks)))
+        blocks = max(1e-9, seconds * stage.at_once)
         devices = max(1e-9, seconds * plan.resources.processes)
         shares = (
             stats.read_seconds / blocks,

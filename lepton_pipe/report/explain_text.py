@@ -9,7 +9,7 @@ from math import prod
 
 from lepton_pipe.plan import NOMINAL, Plan, Rates, Stage
 from lepton_pipe.plan.absorb import absorbing_groups
-from lepton_pipe.plan.model import Shape, Work
+from lepton_pipe.plan.estimate import Shape, Work
 from lepton_pipe.plan.rates import measured_name, measured_step
 from lepton_pipe.plan.shape import MAX_BLOCK_VOXELS
 from lepton_pipe.report.plan_text import WIDTH, by, count, size
@@ -80,8 +80,7 @@ def _work(work: Work) -> str:
 
 
 def _memory(stage: Stage) -> str:
-    at_once = min(stage.slots, len(stage.blocks))
-    text = f"{count(at_once, 'block')} at once, {size(stage.estimate.task_bytes)} each"
+    text = f"{count(stage.at_once, 'block')} at once, {size(stage.estimate.task_bytes)} each"
     if stage.lanes:
         there = size(stage.estimate.device_bytes)
         text += f"; {stage.lanes} of them on the GPU of a process, {there} each"

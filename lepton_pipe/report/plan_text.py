@@ -73,7 +73,7 @@ def _stage_table(plan: Plan) -> Table:
             depth_text(_depth(plan, stage)),
             by(stage.block),
             str(len(stage.blocks)),
-            str(min(stage.slots, len(stage.blocks))),
+            str(stage.at_once),
             size(stage.estimate.bytes_read),
             size(stage.estimate.bytes_written) if stage.writes else "-",
             size(stage.estimate.task_bytes),

@@ -109,8 +109,8 @@ def _measure_step(
     scratch = max(0, _bytes_besides(lambda: compute_step(spec, step, results)) - _PYTHON_BYTES)
     # A pipeline may use a kernel on several images: the dearest counts.
     found.scratch[key] = max(scratch / voxels, found.scratch.get(key, 0.0))
-    if step.cost > 0:
-        factor = seconds * 1e9 / voxels / step.cost
+    if step.declared > 0:
+        factor = seconds * 1e9 / voxels / step.declared
         found.factors[key] = max(factor, found.factors.get(key, 0.0))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from lepton_pipe.plan import NOMINAL, Plan, Rates, Stage, baseline
 from lepton_pipe.plan.model import is_copied
 from lepton_pipe.plan.planner import DRIVER_BYTES
-from lepton_pipe.plan.rates import measured_step, rate_key
+from lepton_pipe.plan.rates import measured_step
 from lepton_pipe.report.report import Report
 from lepton_pipe.run.probe import corrected
 from lepton_pipe.worker import Stats
@@ -124,11 +124,9 @@ def _factors(old: Mapping[str, float], plan: Plan, stats: Stats) -> dict[str, fl
     found = {}
     for name, spent in stats.steps.items():
         step, key = measured_step(plan.spec, name)
-        if step.kernel is None or spent.seconds < _ENOUGH or step.cost <= 0:
+        if step.kernel is None or spent.seconds < _ENOUGH or step.declared <= 0:
             continue
-        # The plan's cost holds the factor it was made with.
-        nominal = step.cost / old.get(rate_key(plan.spec, step), 1.0)
-        measured = spent.seconds * 1e9 / spent.voxels / nominal
+        measured = spent.seconds * 1e9 / spent.voxels / step.declared
         found[key] = _blend(old.get(key, 1.0), measured, 1.0)
     return found
 

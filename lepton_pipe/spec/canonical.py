@@ -36,7 +36,8 @@ class Step:
     """One kernel with all its arguments, or an input image (then `kernel` is None).
 
     ``id`` is the kernel's name, numbered where a pipeline uses it more than once; an input's is
-    the name of the pipeline's parameter.
+    the name of the pipeline's parameter. ``declared`` is the cost that the kernel declares, which
+    ``cost`` is until a machine is known.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Step:
     scratch: float = 0.0
     cost: float = 0.0
     where: str = ""
+    declared: float = 0.0
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -241,6 +243,7 @@ def build_spec(
                     call.scratch,
                     call.cost,
                     call.where,
+                    call.cost,
                 )
             )
         names[id(node)] = known[key]

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_pipe.errors import SpecError, UsageError
-from lepton_pipe.kernels.correlation import correlate, correlate_by_axes, gaussian_weights
-from lepton_pipe.kernels.filters import (
+from lepton_pipe.kernels.correlation import correlate, correlate_by_axes
+from lepton_pipe.kernels.edges import (
     difference_of_gaussians,
-    gaussian,
     gradient_magnitude,
     laplace,
     sobel,
-    uniform,
 )
+from lepton_pipe.kernels.filters import gaussian, uniform
 from lepton_pipe.kernels.ranks import maximum, median, minimum
+from lepton_pipe.kernels.weights import gaussian_weights
 from tests.kernels.blockwise import (
     DTYPES,
     assert_same,
@@ -156,10 +156,75 @@ def test_compiled_filters_are_those_of_scipy(data):
     assert_near(correlate(image, weights, inner), theirs, image)
 
 
-def test_a_gaussian_too_wide_for_the_loops():
-    image = noise((3, 700), np.uint16, 1)
-    theirs = scipy.ndimage.gaussian_filter(image, 80, output=np.float32)
-    np.testing.assert_array_equal(gaussian(image, 80), theirs)
+@pytest.mark.parametrize("dtype", [np.uint16, np.float16, np.float64])
+def test_gaussians_with_very_many_taps(dtype):
+    for shape, sigma in [((3, 700), 80), ((600, 5), 70), ((450, 470), (52, 3)), ((2, 5, 420), 55)]:
+        image = noise(shape, dtype, 1)
+        exact = image.astype(np.promote_types(dtype, np.float32))
+        assert_near(gaussian(image, sigma), scipy.ndimage.gaussian_filter(exact, sigma), image)
+        theirs = scipy.ndimage.gaussian_gradient_magnitude(exact, sigma)
+        assert_near(gradient_magnitude(image, sigma), theirs, image)
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), wide=st.sampled_from([(60.0, 2.0), (2.0, 60.0), (55.0, 70.0), (0.0, 200.0)]))
+def test_gaussians_with_very_many_taps_in_blocks(data, wide):
+    image = noise((420, 460), np.uint16, data.draw(st.integers(0, 99)))
+    block = data.draw(st.tuples(st.integers(90, 420), st.integers(90, 460)))
+    check(gaussian, image, block=block, extra=data.draw(st.integers(0, 3)), sigma=wide)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    truncate=st.sampled_from([0.5, 4.0, 6.0]),
+    fn=st.sampled_from([gaussian, gradient_magnitude]),
+)
+def test_gaussians_that_reach_beyond_the_image(data, truncate, fn):
+    image = noise(data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9))), np.float64, 1)
+    sigma = data.draw(st.tuples(st.floats(0.1, 9), st.floats(5, 400)))
+    theirs = {
+        gaussian: scipy.ndimage.gaussian_filter,
+        gradient_magnitude: scipy.ndimage.gaussian_gradient_magnitude,
+    }[fn](image, sigma, truncate=truncate)
+    assert_near(fn(image, sigma, truncate=truncate), theirs, image, scale=4)
+    block = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    check(fn, image, block=block, ulps=0, sigma=sigma, truncate=truncate)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("truncate", [0.7, 1.5, 4.0, 1e6])
+def test_very_many_turns_are_integrated(truncate, order, monkeypatch):
+    # As many turns as are summed at most, and then the same from integrals.
+    sigma, length = 1024 * 14 / min(truncate, 39), 7
+    summed = gaussian_weights(sigma, truncate, order, length=length)
+    monkeypatch.setattr("lepton_pipe.kernels.weights._SUMMED", 1)
+    integrated = gaussian_weights(sigma, truncate, order, length=length)
+    scale = 1 if order == 0 else 1 / sigma
+    np.testing.assert_allclose(integrated, summed, rtol=0, atol=2e-7 * scale / (2 * length))
+
+
+@pytest.mark.parametrize("sigma", [1e4, 1e9, 1e300, 1.7e308])
+def test_gaussians_far_wider_than_the_image_average_it(sigma):
+    image = noise((40, 30), np.uint16, 1)
+    assert describe(gaussian, image, sigma=sigma)["gaussian"].depth == ((39, 39), (29, 29))
+    mean = np.full(image.shape, image.mean(), np.float32)
+    assert_near(gaussian(image, sigma), mean, image)
+    assert_near(gradient_magnitude(image, sigma), 0 * mean, image)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=st.tuples(st.integers(1, 9), st.integers(1, 9)), size=st.integers(1, 100))
+def test_boxes_that_reach_beyond_the_image(shape, size):
+    image = noise(shape, np.float64, 1)
+    theirs = scipy.ndimage.uniform_filter(image, size)
+    assert_near(uniform(image, size), theirs, image, scale=9)
+
+
+def test_a_box_far_wider_than_the_image_averages_it():
+    image = noise((40, 30), np.uint16, 1)
+    assert describe(uniform, image, size=10**30)["uniform"].depth == ((39, 39), (29, 29))
+    assert_near(uniform(image, 10**30), np.full(image.shape, image.mean(), np.float32), image)
 
 
 def test_gaussian_weights_are_those_of_scipy():

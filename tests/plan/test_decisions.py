@@ -17,8 +17,8 @@ from lepton_pipe.kernels.reductions import mean
 from lepton_pipe.kernels.regions import regionprops
 from lepton_pipe.kernels.resample import crop, downsample
 from lepton_pipe.plan import InputInfo, Resources, make_plan
+from lepton_pipe.plan.estimate import Work
 from lepton_pipe.plan.levels import assign_levels
-from lepton_pipe.plan.model import Work
 from lepton_pipe.plan.planner import baseline
 from lepton_pipe.plan.rates import NOMINAL
 from lepton_pipe.plan.regions import accumulated_depth

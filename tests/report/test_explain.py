@@ -12,7 +12,7 @@ import lepton_pipe as lp
 from lepton_pipe.geometry import Grid
 from lepton_pipe.kernels import gaussian, label, otsu, regionprops
 from lepton_pipe.plan import NOMINAL, InputInfo, Resources, make_plan
-from lepton_pipe.plan.model import Shape, Work
+from lepton_pipe.plan.estimate import Shape, Work
 from lepton_pipe.plan.rates import rate_key
 from lepton_pipe.report.explain_text import explain_text
 from lepton_pipe.report.plan_text import WIDTH

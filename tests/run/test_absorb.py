@@ -128,13 +128,19 @@ def floats(image):
         # Without a flat it is no multiplication, and without depth all runs tile by tile.
         (lambda r, f: gaussian(flatfield(r), 1), []),
         (lambda r, f: rounded(gaussian(flatfield(r, f), 0)), []),
-        # The loops do not read these, or not as wide.
+        # The loops do not read these.
         (lambda r, f: gaussian(flatfield(astype(r, "int32"), f), 1), []),
-        (lambda r, f: gaussian(flatfield(r, f), {"x": 51}), []),
     ],
 )
 def test_what_a_filter_takes_in(fn, expected):
     assert groups_of(made_by(fn), raw=RAW, flat=FLAT) == expected
+
+
+def test_a_filter_too_wide_for_one_pass_takes_in_nothing():
+    raw, flat = np.ones((2, 3, 450), np.uint16), np.ones((3, 450), np.uint16)
+    narrow, wide = (made_by(lambda r, f, s=s: gaussian(flatfield(r, f), {"x": s})) for s in (1, 51))
+    assert groups_of(narrow, raw=raw, flat=flat) == [("divide_flat", "gaussian")]
+    assert groups_of(wide, raw=raw, flat=flat) == []
 
 
 def test_only_neighbours_are_taken_in():
@@ -160,7 +166,7 @@ def test_a_flat_for_each_channel_is_not_taken_in():
 @given(st.sampled_from(DTYPES), st.integers(1, 450))
 def test_what_is_planned_can_be_computed(dtype, taps):
     type_ = ImageType(Grid.of((3, 4)), np.dtype(dtype))
-    if fits_around(type_, taps):
+    if fits_around(type_, (1, taps)):
         assert fits(np.zeros((3, 4), dtype), [None, np.ones(taps)])
     elif dtype == "uint16":
         assert not fits(np.zeros((3, 4), dtype), [None, np.ones(taps)])

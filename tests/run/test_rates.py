@@ -125,6 +125,33 @@ def test_runs_are_learned_from(tmp_path):
 
 
 @lp.pipeline
+def two_widths(raw: lp.Image):
+    return {"narrow": gaussian(raw, 1), "wide": gaussian(raw, (0, 60, 60))}
+
+
+def test_a_wide_filter_is_not_thought_as_slow_as_a_narrow_one(tmp_path):
+    image = np.zeros((2, 250, 250), np.uint16)
+    plan = two_widths.plan(raw=image, out=tmp_path / "out", serial=True)
+    report = plan.run(progress=False)
+    spec = plan.data.spec
+    narrow, wide = (rate_key(spec, spec[s]) for s in ("gaussian", "gaussian_2"))
+    for stage in report.stages:
+        for name, spent in stage.stats.steps.items():
+            if name == "gaussian":
+                stage.stats.steps[name] = Spent(10.0, spent.voxels)
+    learn(plan.data, report)
+    factors = machine_rates().factors
+    assert factors[narrow] == pytest.approx(0.7 + 0.3 * 4)
+    assert wide not in factors
+    again = machine_rates().apply(spec)
+    assert again["gaussian"].cost == pytest.approx(1.9 * spec["gaussian"].declared)
+    assert again["gaussian_2"].cost == spec["gaussian_2"].declared
+    # What is learned of a plan that was made with rates is a share of what kernels declare.
+    learn(two_widths.plan(raw=image, out=tmp_path / "other", serial=True).data, report)
+    assert machine_rates().factors[narrow] == pytest.approx(0.7 * 1.9 + 0.3 * 4)
+
+
+@lp.pipeline
 def uses_greedy(raw: lp.Image):
     return {"out": greedy(raw)}
 

@@ -7,7 +7,7 @@ import pytest
 
 from lepton_pipe.compiled import ranks
 from lepton_pipe.cuda import medians
-from lepton_pipe.device import device_count, to_device, to_host
+from lepton_pipe.device import device_count, run_model, to_device, to_host
 from lepton_pipe.device.lanes import Lane
 from tests.cuda import test_extremes, test_medians
 from tests.kernels import test_one_body as one_body
@@ -61,6 +61,23 @@ def test_an_image_comes_back_from_a_gpu_as_it_went():
     np.testing.assert_array_equal(part, image[3:, ::2, 5:90])
     assert lane.spans().copy_in > 0
     np.testing.assert_array_equal(to_host(to_device(image, "gpu")), image)
+
+
+def test_a_model_runs_on_the_block_where_it_lies():
+    torch = pytest.importorskip("torch")
+    cupy = pytest.importorskip("cupy")
+    image = np.random.default_rng(1).random((1, 1, 20, 33), np.float32)
+    weights = torch.linspace(-1, 1, 9).reshape(1, 1, 3, 3)
+
+    def net(x):
+        return torch.nn.functional.conv2d(x, weights.to(x.device), padding=1)
+
+    lane = Lane()
+    with lane.entered():
+        got = run_model(net, lane.take_in(image) * 2)
+        assert isinstance(got, cupy.ndarray)
+        back = lane.bring_back(got)
+    np.testing.assert_allclose(back, run_model(net, image * 2), rtol=1e-2, atol=1e-2)
 
 
 # The last two are larger than what lies on a GPU at a time.
