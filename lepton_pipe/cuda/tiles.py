@@ -73,7 +73,7 @@ def cost(shape: Sequence[int], dtype: np.dtype[Any], cells: Cells, what: What) -
     small = small and cells.shape[-1] <= _WIDEST
     if not small or moving > 2 or not are_words(shape, dtype):
         return inf
-    plan = _planned(cells, _axes(cells.shape, shape), dtype, what)
+    plan = _cheapest(_key(cells, _axes(cells.shape, shape), dtype, what))
     return inf if plan is None else _cost(plan)
 
 
@@ -101,10 +101,11 @@ def filtered(image: Any, cells: Cells, low: Sequence[int], what: What) -> Any:
     if not image.size:
         return result
     axes = _axes(cells.shape, image.shape)
-    plan = _planned(cells, axes, image.dtype, what)
+    key = _key(cells, axes, image.dtype, what)
+    plan = _cheapest(key)
     assert plan is not None, "there is no way to it"
     index = index_of(image)
-    text = _written(plan, image.dtype, _volume(low, axes, 0), what, index)
+    text = _written(key, image.dtype, _volume(low, axes, 0), index)
     shape = _volume(image.shape, axes, 1)
     strides = _volume([prod(image.shape[a + 1 :]) for a in range(image.ndim)], axes, 0)
     across, (tile_z, tile_y) = 32 * per_word(image.dtype), plan.program.tile
@@ -140,14 +141,24 @@ def _starts(shape: Sequence[int], axes: Sequence[int]) -> Any:
 # -- choosing a tile ----------------------------------------------------------------------------
 
 
-def _planned(cells: Cells, axes: Sequence[int], dtype: np.dtype[Any], what: What) -> _Plan | None:
+class _Key(NamedTuple):
+    """What a plan is made for: cells of a window ``(z, y, x)``, and the bytes of a word."""
+
+    cells: bytes
+    shape: tuple[int, ...]
+    size: int
+    what: What
+
+
+def _key(cells: Cells, axes: Sequence[int], dtype: np.dtype[Any], what: What) -> _Key:
     volume = _volume(cells.shape, axes, 1)
-    return _cheapest(np.ascontiguousarray(cells).tobytes(), volume, word_bytes(dtype), what)
+    return _Key(np.ascontiguousarray(cells).tobytes(), volume, word_bytes(dtype), what)
 
 
 @lru_cache(maxsize=64)
-def _cheapest(data: bytes, shape: tuple[int, int, int], size: int, what: What) -> _Plan | None:
+def _cheapest(key: _Key) -> _Plan | None:
     """Return the plan with the least work for a result; None where none has room."""
+    data, shape, size, what = key
     cells = np.frombuffer(data, bool).reshape(shape)
     found: list[tuple[float, _Plan]] = []
     for tile in _tiles(shape):
@@ -164,7 +175,7 @@ def _cheapest(data: bytes, shape: tuple[int, int, int], size: int, what: What) -
     return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def _tiles(window: tuple[int, int, int]) -> Sequence[tuple[int, int]]:
+def _tiles(window: Sequence[int]) -> Sequence[tuple[int, int]]:
     if window[0] > 1 and window[1] > 1:
         return _TILES
     return [(n, 1) if window[0] > 1 else (1, n) for n in _ROWS]
@@ -181,21 +192,23 @@ def _cost(plan: _Plan) -> float:
 # -- writing the source -------------------------------------------------------------------------
 
 
-def _written(
-    plan: _Plan, dtype: np.dtype[Any], low: Sequence[int], what: What, index: np.dtype[Any]
-) -> str:
+@lru_cache(maxsize=64)
+def _written(key: _Key, dtype: np.dtype[Any], low: tuple[int, ...], index: np.dtype[Any]) -> str:
+    """Return the source of a plan: the same object for the same words, as it may be long."""
+    plan = _cheapest(key)
+    assert plan is not None
     program = plan.program
     words: dict[str, Any] = {
         "warps": plan.warps,
         "blocks": plan.blocks,
-        "mirrored": int(what == "median"),
+        "mirrored": int(key.what == "median"),
         "index": c_type(index),
         "program": indented(_lines(program), 4),
     }
     for axis, window, reach in zip("zyx", program.window, low, strict=True):
         words[f"window_{axis}"], words[f"low_{axis}"] = window, reach
     words["tile_z"], words["tile_y"] = program.tile
-    return source_of_words(dtype, what) + template("tiles.cu").substitute(words)
+    return source_of_words(dtype, key.what) + template("tiles.cu").substitute(words)
 
 
 def _lines(program: Program) -> list[str]:
