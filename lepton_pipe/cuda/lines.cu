@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) lines(
     #pragma unroll 2
     for (int at = lane; at < REACH; at += 32) {
         const int x = start - LOW + at, x_read = max(0, min(x, size - 1));
-        Voxel voxels[4][PER_WORD];
+        Word voxels[4][PER_WORD];  // one in each: there are no registers of less
         #pragma unroll
         for (int r = 0; r < 4; r++) {
             #pragma unroll
@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) lines(
         for (int r = 0; r < 4; r++) {
             #pragma unroll
             for (int p = 0; p < PER_WORD; p++)
-                voxels[r][p] = to_key(x == x_read ? voxels[r][p] : OUTSIDE);
+                voxels[r][p] = to_key(x == x_read ? (Voxel)voxels[r][p] : OUTSIDE);
             room[(8 * r + warp) * PITCH + at] = word_of(voxels[r][0], voxels[r][PER_WORD - 1]);
         }
     }

@@ -74,11 +74,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, $blocks) tiles(
         !(is_inside(z_0 - LOW_Z, size_z) && is_inside(z_0 - LOW_Z + ROWS_Z - 1, size_z) &&
           is_inside(y_0 - LOW_Y, size_y) && is_inside(y_0 - LOW_Y + ROWS_Y - 1, size_y) &&
           is_inside(x_0 - LOW_X, size_x) && is_inside(x_0 - LOW_X + ACROSS + WINDOW_X - 2, size_x));
+    const int past_last = max(0, (EACH - 1) * WARPS + warp - (ROWS_Y - 1));
+    Word* plane_room = room + warp * PITCH + lane;
     #pragma unroll 1
-    for (int plane = 0; plane < ROWS_Z; plane++) {
+    for (int plane = 0; plane < ROWS_Z; plane++, plane_room += ROWS_Y * PITCH) {
         const int z = z_0 - LOW_Z + plane;
         const Index start = place(z, size_z) * stride_z;
-        Voxel voxels[EACH][PARTS];
+        Word voxels[EACH][PARTS];  // one in each: there are no registers of less
         #pragma unroll
         for (int r = 0; r < EACH; r++) {
             #pragma unroll
@@ -95,10 +97,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, $blocks) tiles(
         }
         #pragma unroll
         for (int r = 0; r < EACH; r++) {
-            const int row = plane * ROWS_Y + min(r * WARPS + warp, ROWS_Y - 1);
-            Word* const words = room + row * PITCH + lane;
+            Word* const words = plane_room + (r * WARPS - (r == EACH - 1 ? past_last : 0)) * PITCH;
             #pragma unroll
-            for (int p = 0; p < PARTS; p++) voxels[r][p] = to_key(voxels[r][p]);
+            for (int p = 0; p < PARTS; p++) voxels[r][p] = to_key((Voxel)voxels[r][p]);
             words[0] = word_of(voxels[r][0], voxels[r][PER_WORD - 1]);
             if (WINDOW_X > 1 && lane < WINDOW_X - 1)
                 words[32] = word_of(voxels[r][PARTS - PER_WORD], voxels[r][PARTS - 1]);

@@ -30,9 +30,10 @@ static __device__ __forceinline__ Voxel from_key(Voxel key) {
 #endif
 }
 
-static __device__ __forceinline__ Word word_of(Voxel low, Voxel high) {
+// Of two keys; what is above their own bits does not matter.
+static __device__ __forceinline__ Word word_of(Word low, Word high) {
 #if PACKED
-    return (Word)(unsigned short)low | (Word)(unsigned short)high << 16;
+    return __byte_perm(low, high, 0x5410);
 #else
     return low;
 #endif

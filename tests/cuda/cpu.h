@@ -29,6 +29,14 @@ static bool ended;
 
 static void __syncthreads() { swapcontext(&fibres[running], &scheduler); }
 template <class T> static T __ldg(const T* p) { return *p; }
+static unsigned int __byte_perm(unsigned int a, unsigned int b, unsigned int which) {
+    unsigned int made = 0;
+    for (int i = 0; i < 4; i++) {
+        const unsigned int from = which >> 4 * i & 7;
+        made |= ((from < 4 ? a : b) >> 8 * (from & 3) & 255) << 8 * i;
+    }
+    return made;
+}
 #define PAIRWISE(name, Half, better) \
     static unsigned int name(unsigned int a, unsigned int b) { \
         const Half a_low = (Half)a, a_high = (Half)(a >> 16), b_low = (Half)b, b_high = (Half)(b >> 16); \
