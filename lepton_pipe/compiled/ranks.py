@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lepton_pipe.compiled.networks import (
+from lepton_pipe.compiled.rows import follow, from_keys, to_keys
+from lepton_pipe.networks import (
     COPY,
     Cells,
     Program,
     extreme_program,
     median_program,
 )
-from lepton_pipe.compiled.rows import follow, from_keys, to_keys
 
 MOST_CELLS = 1000
 """Voxels of the largest window that is worth a program."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lepton_pipe.compiled import jit
-from lepton_pipe.compiled.networks import BOTH, LARGER, SMALLER
+from lepton_pipe.networks import BOTH, LARGER, SMALLER
 
 
 @jit

@@ -17,6 +17,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from lepton_pipe import networks
+
 OPTIONS = ("--std=c++17", "--fmad=false")
 """How sources are compiled that must give NumPy's bits."""
 THREADS = 256
@@ -27,7 +29,7 @@ THREADS = 256
 def digest() -> str:
     """Return a digest of all that sources are made from: another means other kernels."""
     state = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.*")):
+    for file in (*sorted(Path(__file__).parent.glob("*.*")), Path(networks.__file__)):
         state.update(file.name.encode() + file.read_bytes())
     return state.hexdigest()
 

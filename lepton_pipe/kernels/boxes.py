@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module
 from lepton_pipe.geometry import Depth
 
 _PIECE = 1 << 20  # bytes, unless that is much of a small image
@@ -31,17 +30,15 @@ def box_extreme(block: Any, depth: Depth, ufunc: np.ufunc, outside: Any) -> Any:
     outside
         The value beyond the edges, which never wins.
     """
-    xp = array_module(block)
-    result = xp.empty(block.shape, block.dtype)
+    result = np.empty(block.shape, block.dtype)
     source = block
-    scattered = isinstance(block, np.ndarray) and not block.flags.c_contiguous
-    if scattered or not any(map(any, depth)):
+    if not block.flags.c_contiguous or not any(map(any, depth)):
         result[...] = block  # one pass more, but no copy besides the result
         source = result
     room = max(_LEAST, min(_PIECE, block.nbytes // 8))
     for first, last in _groups(block, depth, room) if block.size else ():
         shape = (prod(block.shape[:first]), *block.shape[first:last], prod(block.shape[last:]))
-        once = _Pass(shape, depth[first:last], block.dtype, room, xp)
+        once = _Pass(shape, depth[first:last], block.dtype, room)
         once.run(source.reshape(shape), result.reshape(shape), ufunc, outside)
         source = result
     return result
@@ -69,14 +66,14 @@ class _Pass:
     """
 
     def __init__(
-        self, shape: tuple[int, ...], depth: Depth, dtype: np.dtype[Any], room: int, xp: Any
+        self, shape: tuple[int, ...], depth: Depth, dtype: np.dtype[Any], room: int
     ) -> None:
         self.shape, self.depth = shape, depth
         self.grown = [n + sum(d) for n, d in zip(shape[1:-1], depth, strict=True)]
         each = prod(self.grown) * dtype.itemsize
         self.inner = max(min(64, shape[-1]), min(shape[-1], room // each))
         self.outer = max(1, min(shape[0], room // (each * self.inner)))
-        self.buffers = xp.empty((2, self.outer * prod(self.grown) * self.inner), dtype)
+        self.buffers = np.empty((2, self.outer * prod(self.grown) * self.inner), dtype)
 
     def run(self, source: Any, result: Any, ufunc: np.ufunc, outside: Any) -> None:
         """Compute all pieces; `source` and `result` may be the same array."""

@@ -25,10 +25,10 @@ from lepton_pipe.kernels.windows import (
     extreme,
     extreme_copies,
     extreme_cost,
+    extreme_device_bytes,
     window,
 )
 from lepton_pipe.spec import ImageType, Place, kernel
-from lepton_pipe.spec.kernel import UNDECLARED_SCRATCH
 
 
 def _check(grid: Grid, size: Sizes | None, footprint: Any, radius: Any) -> None:
@@ -63,9 +63,10 @@ def _scratch(
     return extreme_copies(window(grid, size, footprint, radius)) * image.dtype.itemsize + 0.5
 
 
-def _device_scratch(image: ImageType) -> float:
-    # Footprints are gone through row by row, each with an image of its own.
-    return max(UNDECLARED_SCRATCH, 6.5 * image.dtype.itemsize)
+def _device_scratch(
+    grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any
+) -> float:
+    return extreme_device_bytes(window(grid, size, footprint, radius), image)
 
 
 def _twice_scratch(

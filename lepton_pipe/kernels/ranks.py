@@ -6,19 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, loops, ndimage
+from lepton_pipe.device import array_module, load, loops, ndimage, own_kernels
 from lepton_pipe.geometry import Depth, Grid
 from lepton_pipe.kernels.windows import (
     PerAxis,
     Sizes,
     Window,
     extreme,
+    extreme_device_bytes,
     is_shared,
     item_bytes,
     per_axis_sizes,
     window,
 )
 from lepton_pipe.spec import ImageType, Place, kernel
+from lepton_pipe.spec.kernel import UNDECLARED_SCRATCH
 
 
 def _size_depth(grid: Grid, size: Sizes) -> Depth:
@@ -29,10 +31,15 @@ def _check_size(grid: Grid, size: Sizes) -> None:
     per_axis_sizes(grid, size)
 
 
+def _device_scratch(grid: Grid, image: ImageType, size: Sizes) -> float:
+    return extreme_device_bytes(Window(per_axis_sizes(grid, size)), image)
+
+
 @kernel(
     depth=_size_depth,
     kind="same",
     scratch=item_bytes(0.6),
+    device_scratch=_device_scratch,
     cost=lambda image: 0.5 * image.dtype.itemsize,
     check=_check_size,
 )
@@ -64,6 +71,7 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     depth=_size_depth,
     kind="same",
     scratch=item_bytes(0.6),
+    device_scratch=_device_scratch,
     cost=lambda image: 0.5 * image.dtype.itemsize,
     check=_check_size,
 )
@@ -111,10 +119,20 @@ def _median_cost(
     return 2.0 + float(shared) * max(0.7, image.dtype.itemsize / 2)
 
 
+def _median_device_scratch(
+    grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any
+) -> float:
+    cells = _cells(window(grid, size, footprint, radius))
+    ours = load("lepton_pipe.cuda.medians")
+    fits = ours.fits(image.grid.shape, image.dtype, cells)
+    return 1.1 * image.dtype.itemsize if fits else UNDECLARED_SCRATCH
+
+
 @kernel(
     depth=_median_depth,
     kind="same",
     scratch=item_bytes(1),
+    device_scratch=_median_device_scratch,
     cost=_median_cost,
     check=_check_median,
 )
@@ -152,11 +170,18 @@ def median(
         When more than one of `size`, `footprint` and `radius` is given, or one makes no sense.
     """
     over = window(place.grid, size, footprint, radius)
-    cells = np.ones(over.shape, bool) if over.footprint is None else over.footprint
+    cells = _cells(over)
+    ours = own_kernels("medians", image)
+    if ours is not None and ours.fits(image.shape, image.dtype, cells):
+        return ours.median(image, cells)
     fast = loops("ranks", image)
     if fast is not None and fast.fits(image, over.shape):
         return fast.median(image, cells)
     return median_by_sorting(image, cells)
+
+
+def _cells(over: Window) -> Any:
+    return np.ones(over.shape, bool) if over.footprint is None else over.footprint
 
 
 def median_by_sorting(image: Any, cells: Any) -> Any:

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lepton_pipe.device import array_module, loops
+from lepton_pipe.device import array_module, load, loops, own_kernels
 from lepton_pipe.geometry import Depth, Grid
 from lepton_pipe.kernels.boxes import box_extreme
 from lepton_pipe.spec import ImageType
+from lepton_pipe.spec.kernel import UNDECLARED_SCRATCH
 
 PerAxis = float | Sequence[float] | Mapping[str, float]
 Sizes = int | Sequence[int] | Mapping[str, int]
@@ -190,14 +191,16 @@ def extreme(block: Any, over: Window, ufunc: np.ufunc, *, mirrored: bool = False
         Whether the window is turned around its centre, as a dilation does.
     """
     depth = over.mirrored_depth if mirrored else over.depth
-    if over.footprint is None:
+    cells = None if over.footprint is None else _turned(over.footprint, mirrored)
+    largest = ufunc is np.maximum
+    ours = own_kernels("extremes", block)
+    if ours is not None and ours.fits(block.shape, block.dtype, cells):
+        return ours.extreme(block, cells, depth, largest=largest)
+    if cells is None and isinstance(block, np.ndarray):
         return box_extreme(block, depth, ufunc, _outside(block.dtype, ufunc))
-    if over.footprint is not None:
-        fast = loops("ranks", block)
-        if fast is not None and fast.fits(block, over.shape):
-            cells = _turned(over.footprint, mirrored)
-            low = [a for a, _ in depth]
-            return fast.extreme(block, cells, low, largest=ufunc is np.maximum)
+    fast = loops("ranks", block)
+    if fast is not None and fast.fits(block, over.shape):
+        return fast.extreme(block, cells, [low for low, _ in depth], largest=largest)
     return extreme_by_steps(block, over, ufunc, mirrored=mirrored)
 
 
@@ -212,6 +215,15 @@ def is_shared(over: Window) -> bool:
 def extreme_copies(over: Window) -> float:
     """Return how many copies of its array `extreme` needs besides the result, on the CPU."""
     return 0.6 if over.footprint is None or is_shared(over) else 4.1
+
+
+def extreme_device_bytes(over: Window, image: ImageType) -> float:
+    """Return the bytes per voxel that `extreme` needs on a device besides the result."""
+    ours = load("lepton_pipe.cuda.extremes")
+    if ours.fits(image.grid.shape, image.dtype, over.footprint):
+        return 2.1 * image.dtype.itemsize
+    # Footprints are gone through row by row, each with an image of its own.
+    return max(UNDECLARED_SCRATCH, 6.5 * image.dtype.itemsize)
 
 
 def extreme_cost(over: Window, dtype: np.dtype[Any]) -> float:

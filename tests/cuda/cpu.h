@@ -1,6 +1,7 @@
 // Enough of CUDA to run a kernel on a CPU, block after block. The threads of a block are fibres that
 // give way to each other where the kernel says __syncthreads(): all come to it before any goes on;
-// and at random before atomic operations, so that others come between.
+// and at random before atomic operations, so that others come between. In every other block they go in
+// the reverse order, which shows much of what depends on it.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -60,6 +61,24 @@ template <class T> static T atomicCAS(T* p, T held, T v) {
     if (old == held) *p = v;
     return old;
 }
+static unsigned int __byte_perm(unsigned int a, unsigned int b, unsigned int which) {
+    unsigned int made = 0;
+    for (int i = 0; i < 4; i++) {
+        const unsigned int from = which >> 4 * i & 7;
+        made |= ((from < 4 ? a : b) >> 8 * (from & 3) & 255) << 8 * i;
+    }
+    return made;
+}
+#define PAIRWISE(name, Half, better) \
+    static unsigned int name(unsigned int a, unsigned int b) { \
+        const Half a_low = (Half)a, a_high = (Half)(a >> 16), b_low = (Half)b, b_high = (Half)(b >> 16); \
+        const Half low = a_low better b_low ? a_low : b_low, high = a_high better b_high ? a_high : b_high; \
+        return (unsigned int)(uint16_t)low | (unsigned int)(uint16_t)high << 16; \
+    }
+PAIRWISE(__vminu2, uint16_t, <)
+PAIRWISE(__vmaxu2, uint16_t, >)
+PAIRWISE(__vmins2, int16_t, <)
+PAIRWISE(__vmaxs2, int16_t, >)
 
 static int __ffs(int bits) { return __builtin_ffs(bits); }
 static int __popc(unsigned int bits) { return __builtin_popcount(bits); }
@@ -109,7 +128,7 @@ static void launch(void (*f)(void**), const unsigned int* grid, const unsigned i
             fibres[t].uc_stack.ss_size = room;
             fibres[t].uc_link = nullptr;
             makecontext(&fibres[t], fibre, 0);
-            alive[t] = t;
+            alive[t] = (x + y + z) % 2 ? n - 1 - t : t;
         }
         while (!alive.empty()) {
             // Who waits at a barrier goes on once nobody is on the way to it.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lepton_pipe.compiled import ranks
+from lepton_pipe.cuda import medians
 from lepton_pipe.device import device_count, run_model, to_device, to_host
 from lepton_pipe.device.lanes import Lane
 from lepton_pipe.kernels.labels import label_apply, label_join
+from tests.cuda import test_extremes, test_medians
 from tests.cuda.test_labels import both as labels_of_both
 from tests.cuda.test_labels import joined, snake
 from tests.cuda.test_labels import whole as whole_place
 from tests.cuda.test_regions import blobs, published
 from tests.kernels import test_one_body as one_body
-from tests.kernels.blockwise import assert_same
+from tests.kernels.blockwise import assert_same, noise
 from tests.kernels.test_blocks_on_device import Run, background, objects, picture
 
 pytestmark = [
@@ -121,3 +124,34 @@ def test_tables_are_those_of_the_host_on_a_gpu(dtype, most):
     for name, column in expected.items():
         assert got[name].tobytes() == again[name].tobytes()
         np.testing.assert_array_equal(got[name], column, name)
+
+
+# The last two are larger than what lies on a GPU at a time.
+EXTREMES = [
+    *test_extremes.CASES,
+    ((150, 700, 650), "uint16", (3, 3, 3)),
+    ((150, 700, 650), "int32", (9, 40, 31)),
+]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "size"), EXTREMES)
+@pytest.mark.parametrize("largest", [False, True])
+def test_extremes_are_the_same_on_a_gpu(shape, dtype, size, largest):
+    image = noise(shape, dtype, 1, nan=True)
+    got, expected = test_extremes.extremes_of(image, size, largest=largest)
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(to_host(got), expected)
+
+
+MEDIANS = [
+    *test_medians.CASES,
+    ((30, 40, 70), "uint8", np.ones((5, 5, 5), bool)),
+    ((150, 700, 650), "uint16", np.ones((3, 3, 3), bool)),
+]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "cells"), MEDIANS)
+def test_medians_are_the_same_on_a_gpu(shape, dtype, cells):
+    image = noise(shape, dtype, 1, nan=True)
+    got = medians.median(to_device(image, "gpu"), cells)
+    np.testing.assert_array_equal(to_host(got), ranks.median(image, cells))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lepton_pipe.compiled.networks import (
+from lepton_pipe.networks import (
     BOTH,
     COPY,
     LARGER,
