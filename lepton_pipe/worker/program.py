@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from lepton_pipe.cache.counts import Tier
-from lepton_pipe.cache.records import Held
+from lepton_pipe.cache.uses import Held
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan import Stage
 from lepton_pipe.spec import Lost, NotFinite, Spec, blamed

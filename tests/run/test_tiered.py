@@ -10,7 +10,8 @@ from distributed.spill import ManualEvictProto, SpillBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_pipe.cache.records import Held, RecordStore
+from lepton_pipe.cache.records import RecordStore
+from lepton_pipe.cache.uses import Held
 from lepton_pipe.errors import DamagedError
 from lepton_pipe.run.tiered import PackedRecords, TieredData
 
