@@ -64,6 +64,24 @@ def task_and_cache(stage: Stage) -> int:
     return stage.slots * stage.estimate.task_bytes + held
 
 
+def with_room_to_share(stages: Sequence[Stage], budget: int, processes: int) -> list[Stage]:
+    """Return the stages of several processes with more room for decoded chunks, if there is some.
+
+    Each holds those that it has decoded, for itself and the others. How many fall to which is not
+    known: with room enough, any of them may come to hold all.
+
+    Parameters
+    ----------
+    budget
+        Bytes for blocks and chunks of all processes.
+    """
+    left = [budget - task_and_cache(s) for s in stages]
+    return [
+        replace(s, cache_bytes=min(processes * s.cache_bytes, s.cache_bytes + max(0, more)))
+        for s, more in zip(stages, left, strict=True)
+    ]
+
+
 def beside_again(plan: Plan, stage: Stage, now: Stage) -> tuple[int, int]:
     """Return what may be held besides blocks that run once more, for a stage after theirs.
 

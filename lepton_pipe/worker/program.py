@@ -85,6 +85,9 @@ class Program:
         Where each thread notes what it runs, for when its process is gone; None as above.
     held
         What is kept packed in this process for later stages; None where several compute blocks.
+    neighbours
+        Where the processes of this machine find each other's decoded chunks; None where one
+        computes all blocks, or they are on several machines.
     lanes
         Blocks that lie on the GPU at once, where there is one.
     device_bytes
@@ -106,6 +109,7 @@ class Program:
     bad: Mapping[str, Sequence[Region]] = field(default_factory=dict)
     notes: Path | None = None
     held: Held | None = None
+    neighbours: Path | None = None
     lanes: int = 1
     device_bytes: int = 0
 
