@@ -1,7 +1,8 @@
 """The decoded chunks of this process, so that blocks which overlap decode a chunk once.
 
 Each process has one cache, shared by its threads; its budget is 0, which is no cache at all, until
-`resize` gives it bytes.
+`resize` gives it bytes. Processes of one run on one machine `join` theirs: what one of them holds,
+the others need not decode.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import compress
 from operator import not_
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_pipe.cache.counts import Tier
+from lepton_pipe.cache.neighbours import MOST_OFFERS, Neighbours, Offer
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -35,7 +38,8 @@ class Snapshot:
     entries
         Chunks held.
     hits
-        Chunks handed out without decoding, those that another thread was decoding among them.
+        Chunks handed out without decoding, those that another thread was decoding among them, and
+        those of other processes.
     misses, decoded_bytes
         Chunks that were decoded, and their bytes.
     evictions
@@ -69,6 +73,8 @@ class ChunkCache:
         self._pending: dict[Hashable, _Pending] = {}
         self._kept: dict[Hashable, Array] = {}
         self._retained: frozenset[Hashable] = frozenset()
+        self._neighbours: Neighbours | None = None
+        self._offers: dict[Hashable, Offer] = {}
         self._budget = budget
         self._bytes = 0
         self._hits = self._misses = self._decoded = self._evictions = 0
@@ -116,6 +122,15 @@ class ChunkCache:
                     del waited
             left = busy
 
+    def join(self, folder: Path | None) -> None:
+        """Share what is held with other processes from now on, by a folder of theirs; or not."""
+        before = self._neighbours
+        if folder == (before and before.folder):  # asked for each block
+            return
+        with self._lock:
+            self._neighbours = Neighbours(folder) if folder is not None else None
+        self.clear()
+
     def resize(self, budget: int) -> None:
         """Change the budget, in bytes, and drop at once what no longer fits."""
         with self._lock:
@@ -149,6 +164,9 @@ class ChunkCache:
             self._held.clear()
             self._kept.clear()
             self._bytes = 0
+            for offer in self._offers.values():
+                offer.withdraw()
+            self._offers.clear()
 
     def snapshot(self) -> Snapshot:
         """Return what is held and what was counted so far."""
@@ -181,7 +199,7 @@ class ChunkCache:
         return [*compress(wanted, held), *compress(wanted, map(not_, held))]
 
     def _now(self, key: Hashable, decode: Callable[[], Array]) -> Array | None:
-        """Return an array that is held, or decode it; None where another thread is decoding it."""
+        """Return an array that is held, or decode it; None where somebody is decoding it."""
         with self._lock:
             held = self._kept.get(key)
             if held is None and (held := self._held.get(key)) is not None:
@@ -195,10 +213,12 @@ class ChunkCache:
         return self._fill(key, mine, decode)
 
     def _waited(self, key: Hashable) -> Array | None:
-        """Wait for what another thread is decoding; None if it failed, or was done already."""
+        """Wait for what is decoded elsewhere; None if that failed, or is to be asked for again."""
         with self._lock:
             pending = self._pending.get(key)
         if pending is None:
+            if self._neighbours is not None:
+                self._neighbours.wait(key)
             return None
         pending.done.wait()
         if pending.value is not None:
@@ -206,16 +226,35 @@ class ChunkCache:
                 self._hits += 1
         return pending.value
 
-    def _fill(self, key: Hashable, pending: _Pending, decode: Callable[[], Array]) -> Array:
+    def _fill(self, key: Hashable, pending: _Pending, decode: Callable[[], Array]) -> Array | None:
         try:
-            value = self._decoded_now(decode)
-            pending.value = value
-            self._keep(key, value)
-            return value
+            pending.value = self._found_or_decoded(key, decode)
+            return pending.value
         finally:
             with self._lock:
                 del self._pending[key]
             pending.done.set()
+
+    def _found_or_decoded(self, key: Hashable, decode: Callable[[], Array]) -> Array | None:
+        """Return an array of another process, or decode it; None where one is decoding it."""
+        neighbours = self._neighbours
+        if neighbours is None:
+            return self._keep(key, self._decoded_now(decode))
+        found = self._found(neighbours, key)
+        if found is not None:
+            return found
+        with neighbours.claim(key) as free:
+            if not free:
+                return None
+            found = self._found(neighbours, key)  # decoded since it was looked for
+            return self._keep(key, self._decoded_now(decode)) if found is None else found
+
+    def _found(self, neighbours: Neighbours, key: Hashable) -> Array | None:
+        found = neighbours.find(key)
+        if found is not None:
+            with self._lock:
+                self._hits += 1
+        return found
 
     def _decoded_now(self, decode: Callable[[], Array]) -> Array:
         value = _read_only(decode())
@@ -224,18 +263,34 @@ class ChunkCache:
             self._decoded += value.nbytes
         return value
 
-    def _keep(self, key: Hashable, value: Array) -> None:
-        size = memory_of(value)
+    def _keep(self, key: Hashable, value: Array) -> Array:
+        """Hold an array, if that fits; return it, or what other processes share of it."""
+        size, neighbours = memory_of(value), self._neighbours
+        if not size <= self._budget:
+            return value
         with self._lock:
-            if size <= self._budget:
-                self._evict(size)
-                self._held[key] = value
-                self._bytes += size
+            self._evict(size)
+            self._bytes += size
+        offer = None
+        if neighbours and size == value.nbytes and len(self._offers) < MOST_OFFERS:
+            offer = neighbours.offer(key, value)
+        with self._lock:
+            if offer is not None:
+                self._offers[key], value = offer, offer.array
+            self._held[key] = value
+        return value
 
     def _evict(self, room: int) -> None:
         while self._held and self._bytes + room > self._budget:
-            _, dropped = self._held.popitem(last=False)
-            self._bytes -= memory_of(dropped)
+            key, oldest = next(iter(self._held.items()))
+            offer = self._offers.get(key)
+            if offer is not None and offer.is_used():
+                self._held.move_to_end(key)
+                continue
+            if offer is not None:
+                self._offers.pop(key).withdraw()
+            del self._held[key]
+            self._bytes -= memory_of(oldest)
             self._evictions += 1
 
 
@@ -273,6 +328,7 @@ shared = ChunkCache()
 
 get = shared.get
 each = shared.each
+join = shared.join
 resize = shared.resize
 retain = shared.retain
 keep = shared.keep

@@ -17,14 +17,13 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import count
 from math import inf
 from typing import Protocol
 
 from lepton_pipe.cache.counts import Counter, Tier
-from lepton_pipe.cache.uses import Prefix, Use
+from lepton_pipe.cache.uses import Held, Prefix
 
 # Share of the budget beyond which records are spilled in the background, so that there is room.
 _HIGH = 0.875
@@ -49,32 +48,6 @@ class Files(Protocol):
     def remove(self, file: str) -> None:
         """Remove a file, if there is one."""
         ...
-
-
-@dataclass(frozen=True)
-class Held:
-    """What is kept while a stage runs.
-
-    Attributes
-    ----------
-    run
-        Folder of the run; records of other runs of this process are left alone.
-    stage
-        Number of the stage.
-    budget
-        Bytes for records.
-    uses
-        Groups that are kept (each the folder of an array), with the stages that read them from now
-        on, in order.
-    costs
-        Core seconds to make a byte of a group again; dearer records stay longer.
-    """
-
-    run: str
-    stage: int
-    budget: int
-    uses: Mapping[str, tuple[Use, ...]] = field(default_factory=dict)
-    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 class _Record:
@@ -137,18 +110,24 @@ class RecordStore:
     def retain(self, held: Held) -> None:
         """Keep from now on what a stage says, and drop what else there is of its run."""
         with self._lock:
-            if (held.run, held.stage) == (self._held.run, self._held.stage):  # asked for each block
+            before, self._held = self._held, held
+            same_stage = (held.run, held.stage) == (before.run, before.stage)
+            if same_stage and held.budget == before.budget:  # asked for each block
                 return
-            self._held, self._ended, self._refused = held, Prefix(), False
-            for record in list(self._records.values()):
-                if record.file.startswith(held.run) and record.group not in held.uses:
-                    self._forget(record)
-            self._farthest = []
-            self._dying = []
-            for record in self._records.values():
-                self._enlist(record)
+            if not same_stage:
+                self._begin_stage()
         while self._spill_one(held.budget):
             pass
+
+    def _begin_stage(self) -> None:
+        held = self._held
+        self._ended, self._refused = Prefix(), False
+        self._farthest, self._dying = [], []
+        for record in list(self._records.values()):
+            if record.file.startswith(held.run) and record.group not in held.uses:
+                self._forget(record)
+            else:
+                self._enlist(record)
 
     def ended(self, stage: int, block: int) -> None:
         """Note that a block has ended, and free what no block reads that is still to come."""

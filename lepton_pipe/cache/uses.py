@@ -1,9 +1,9 @@
-"""When what is kept will be read again: which blocks of which stage touch a chunk."""
+"""What is kept while a stage runs, and when it will be read again: by which blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lepton_pipe.geometry import Blocks
 
@@ -75,6 +75,32 @@ class Use:
             (use.first[chunk[use.axis]], use.last[chunk[use.axis]]) if use else ends
             for use, ends in zip(self.axes, whole, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is kept while a stage runs.
+
+    Attributes
+    ----------
+    run
+        Folder of the run; records of other runs of this process are left alone.
+    stage
+        Number of the stage.
+    budget
+        Bytes for records.
+    uses
+        Groups that are kept (each the folder of an array), with the stages that read them from now
+        on, in order.
+    costs
+        Core seconds to make a byte of a group again; dearer records stay longer.
+    """
+
+    run: str
+    stage: int
+    budget: int
+    uses: Mapping[str, tuple[Use, ...]] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 class Prefix:

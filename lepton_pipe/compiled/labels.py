@@ -75,7 +75,7 @@ def runs_of(mask: NDArray[Any], spatial: int) -> Runs:
     rows = np.zeros(flat.size // shape[3] + 1, np.int32)
     _count(flat, shape[3], rows)
     edges = np.empty(2 * int(rows[-1]), np.int32)
-    _find(flat, shape[3], edges)
+    _find(flat, shape[3], rows, edges)
     return Runs(edges, rows, shape)
 
 
@@ -90,10 +90,12 @@ def _count(flat: Any, length: int, rows: Any) -> None:
 
 
 @jit
-def _find(flat: Any, length: int, edges: Any) -> None:
+def _find(flat: Any, length: int, rows: Any, edges: Any) -> None:
     """Find edges, eight voxels at a time: bytes of a word that differ from the one before."""
     k = 0
-    for r in range(flat.size // length):
+    for r in range(rows.size - 1):
+        if rows[r] == rows[r + 1]:
+            continue
         row = flat[r * length : (r + 1) * length]
         last = np.uint64(0)
         for start in range(0, length - 7, 8):

@@ -200,7 +200,10 @@ def _find(
     found = 0
     for r in range(rows.size - 1):
         row = flat[r * length : (r + 1) * length]
-        x = 0
+        any_label = row[0] ^ row[0]
+        for i in range(length):  # most rows of most images are background
+            any_label |= row[i]
+        x = 0 if any_label else length
         while x < length:
             label = row[x]
             start = x

@@ -257,18 +257,35 @@ class Fitter:
         task = self._task_bytes(stage)
         slots = min(at_once, max(1, self.budget // max(1, task)))
         left = self.budget - slots * task - stage.held_bytes
-        cached = self._cached(stage, left)
         estimate = Estimate(
             task_bytes=task,
             bytes_read=bytes_read(self.spec, stage),
             bytes_written=bytes_written(self.spec, stage),
             core_seconds=self._work(stage, left).total,
-            bytes_decoded=sum(d.decoded(c) for d, c in cached),
             device_bytes=self.devices.need(stage),
         )
-        kept = sum(d.chunk_bytes * c.chunks for d, c in cached)
         lanes = self.devices.lanes(estimate.device_bytes, slots)
-        return replace(stage, estimate=estimate, slots=slots, lanes=lanes, cache_bytes=kept)
+        found = replace(stage, estimate=estimate, slots=slots, lanes=lanes)
+        return self._with_cache(found, self._cached(stage, left))
+
+    def holding(self, stage: Stage, held_bytes: int) -> Stage:
+        """Return a finished stage that holds more or less besides its blocks.
+
+        They stay as they are; what is left for decoded chunks changes.
+        """
+        left = self.budget - stage.slots * stage.estimate.task_bytes
+        seconds = stage.estimate.core_seconds
+        seconds -= self._decode_seconds(stage, left - stage.held_bytes)
+        seconds += self._decode_seconds(stage, left - held_bytes)
+        estimate = replace(stage.estimate, core_seconds=seconds)
+        found = replace(stage, estimate=estimate, held_bytes=held_bytes)
+        return self._with_cache(found, self._cached(stage, left - held_bytes))
+
+    def _with_cache(self, stage: Stage, cached: Sequence[tuple[Decoding, Cached]]) -> Stage:
+        decoded = sum(d.decoded(c) for d, c in cached)
+        kept = sum(d.chunk_bytes * c.chunks for d, c in cached)
+        estimate = replace(stage.estimate, bytes_decoded=decoded)
+        return replace(stage, estimate=estimate, cache_bytes=kept)
 
     def _cached(self, stage: Stage, left: int) -> list[tuple[Decoding, Cached]]:
         """Share what is left of the budget among the images that a stage reads."""
@@ -293,17 +310,21 @@ class Fitter:
 
     def _work(self, stage: Stage, left: int) -> Work:
         """Return the work of all blocks, with `left` bytes for decoded chunks."""
-        rates = self.rates
-        decode = sum(
-            d.decoded(c) * (rates.load_ns if self._is_scratch(read.array) else rates.decode_ns)
-            for read, (d, c) in zip(stage.reads, self._cached(stage, left), strict=True)
-        )
         encode = sum(write_bytes(self.spec, w) * self._write_ns(w) for w in stage.writes)
         return Work(
             compute=self._compute_seconds(stage),
-            decode=decode / 1e9,
+            decode=self._decode_seconds(stage, left),
             encode=encode / 1e9,
-            tasks=len(stage.blocks) * rates.task_seconds,
+            tasks=len(stage.blocks) * self.rates.task_seconds,
+        )
+
+    def _decode_seconds(self, stage: Stage, left: int) -> float:
+        rates = self.rates
+        return sum(
+            d.decoded(c)
+            * (rates.load_ns if self._is_scratch(read.array) else rates.decode_ns)
+            / 1e9
+            for read, (d, c) in zip(stage.reads, self._cached(stage, left), strict=True)
         )
 
     def _write_ns(self, write: Write) -> float:

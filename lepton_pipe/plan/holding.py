@@ -64,7 +64,7 @@ class Holding:
             alone = self.keep == "memory" or seconds < DURABLE_SECONDS
             arrays[array.name] = replace(array, place="memory" if alone else "both")
             for i in span:
-                found[i] = self._with_held(found[i], found[i].held_bytes + room)
+                found[i] = self.fitter.holding(found[i], found[i].held_bytes + room)
             told = [_told(d, array, seconds, alone=alone) for d in told]
         return found, arrays, told
 
@@ -89,14 +89,11 @@ class Holding:
         taken = stage.slots * stage.estimate.task_bytes + stage.held_bytes
         return self.fitter.budget - taken
 
-    def _with_held(self, stage: Stage, held: int) -> Stage:
-        return self.fitter.finish(replace(stage, held_bytes=held), stage.slots)
-
     def _costs_more(self, stages: Sequence[Stage], span: range, held: int) -> bool:
         """Tell whether chunks are decoded again for want of what is kept, at more than it saves."""
         more = 0.0
         for stage in (stages[i] for i in span):
-            fitted = self._with_held(stage, stage.held_bytes + held)
+            fitted = self.fitter.holding(stage, stage.held_bytes + held)
             more += fitted.estimate.core_seconds - stage.estimate.core_seconds
         return more > held * _FILE_NS / 1e9
 

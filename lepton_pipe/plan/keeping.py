@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lepton_pipe.plan.model import Read, Stage, StoredArray
+from lepton_pipe.plan.model import Plan, Read, Stage, StoredArray
 
 
 def keep_between_stages(
@@ -62,3 +62,45 @@ def task_and_cache(stage: Stage) -> int:
     """Return the bytes of all blocks of a stage that run at once, and of what is held for them."""
     held = stage.held_bytes + stage.cache_bytes + stage.kept_bytes
     return stage.slots * stage.estimate.task_bytes + held
+
+
+def with_room_to_share(stages: Sequence[Stage], budget: int, processes: int) -> list[Stage]:
+    """Return the stages of several processes with more room for decoded chunks, if there is some.
+
+    Each holds those that it has decoded, for itself and the others. How many fall to which is not
+    known: with room enough, any of them may come to hold all.
+
+    Parameters
+    ----------
+    budget
+        Bytes for blocks and chunks of all processes.
+    """
+    left = [budget - task_and_cache(s) for s in stages]
+    return [
+        replace(s, cache_bytes=min(processes * s.cache_bytes, s.cache_bytes + max(0, more)))
+        for s, more in zip(stages, left, strict=True)
+    ]
+
+
+def beside_again(plan: Plan, stage: Stage, now: Stage) -> tuple[int, int]:
+    """Return what may be held besides blocks that run once more, for a stage after theirs.
+
+    What that stage keeps in memory comes first, then decoded chunks; together with the blocks it is
+    no more than any stage of the plan takes.
+
+    Parameters
+    ----------
+    stage
+        Whose blocks run once more, since what they wrote is gone.
+    now
+        The stage that needs it.
+
+    Returns
+    -------
+    held, cache
+        Bytes for packed chunks of intermediate images, and for decoded chunks.
+    """
+    most = max(map(task_and_cache, plan.stages))
+    room = most - stage.slots * stage.estimate.task_bytes - stage.kept_bytes
+    held = min(now.held_bytes, room)
+    return held, min(stage.cache_bytes, room - held)

@@ -12,7 +12,7 @@ from lepton_pipe.kernels.resample import downsample
 from lepton_pipe.plan.counted import with_counts
 from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, written_beside_outputs
 from lepton_pipe.plan.holding import Holding, Keep
-from lepton_pipe.plan.keeping import keep_between_stages, task_and_cache
+from lepton_pipe.plan.keeping import keep_between_stages, task_and_cache, with_room_to_share
 from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
 from lepton_pipe.plan.levels import Levels, assign_levels
 from lepton_pipe.plan.memory import table_bytes
@@ -221,6 +221,8 @@ def _plan(
         stages, arrays, decisions = Holding(fitter, wanted.keep).choose(stages, decisions)
     if resources.in_process:
         stages = keep_between_stages(stages, arrays, budget)
+    elif resources.workers > 1:
+        stages = with_room_to_share(stages, budget, resources.workers)
     stages = [replace(s, index=i) for i, s in enumerate(with_counts(full, stages))]
     worst = max(map(task_and_cache, stages), default=0)
     return Plan(

@@ -37,6 +37,8 @@ class DaskExecutor:
         worker can be told from those beside it.
     stall
         Seconds for which nothing may move; `STALL_SECONDS` by default.
+    neighbours
+        Folder by which workers share decoded chunks, where they are on one machine.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class DaskExecutor:
         token: str,
         notes: Path | None = None,
         stall: float | None = None,
+        neighbours: Path | None = None,
     ) -> None:
         self._client = client
         self._threads = threads
         self._token = token
         self._notes = notes
+        self._neighbours = neighbours
         self._stall = STALL_SECONDS if stall is None else stall
 
     def held(self, files: Sequence[str]) -> Mapping[str, tuple[int, int]]:
@@ -69,7 +73,8 @@ class DaskExecutor:
         StalledError
             When nothing moved any more; says what was waited for.
         """
-        work = replace(work, program=replace(work.program, notes=self._notes))
+        program = replace(work.program, notes=self._notes, neighbours=self._neighbours)
+        work = replace(work, program=program)
         graph = StageGraph.of(work.program, work.parts, self._token)
         fold = TreeFold(work.combine, graph.groups)
         flight = Flight(self._client, graph, work, self._threads)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lepton_pipe.cache import chunks
+from lepton_pipe.cache import chunks, neighbours
 from lepton_pipe.device.lanes import clear_lanes
 from lepton_pipe.plan import Plan
 from lepton_pipe.report.board import Board
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _INPUTS = "inputs"
 _WORKERS = "workers"
 _NOTES = "running"
+_CHUNKS = "chunks"
 
 
 def shared_inputs(
@@ -80,7 +81,9 @@ def executor_of(
         watcher.say(f"dashboard: {link if scheduler else page_at(link)}")
         threads = sum(client.nthreads().values())
         notes = _emptied(staging.path / _NOTES)
-        yield DaskExecutor(client, threads, staging.token, notes, stall)
+        shared = scheduler is None and plan.resources.workers > 1 and neighbours.AVAILABLE
+        folder = _emptied(staging.path / _WORKERS / _CHUNKS) if shared else None
+        yield DaskExecutor(client, threads, staging.token, notes, stall, folder)
 
 
 def folder_of(staging: AnyStaging) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lepton_pipe.cache.records import Held
+from lepton_pipe.cache.uses import Held
 from lepton_pipe.heap import give_back
 from lepton_pipe.plan import Plan, Stage
 from lepton_pipe.plan.counted import is_counted, is_watched
 from lepton_pipe.plan.holding import ns_again
+from lepton_pipe.plan.keeping import beside_again
 from lepton_pipe.plan.uses import uses_of
 from lepton_pipe.report.board import Board
 from lepton_pipe.report.casts import CastReport
@@ -131,6 +132,8 @@ class StageRunner:
     def _execute(self, stage: Stage, only: Collection[int] | None) -> BlockResult:
         """Run the blocks of a stage that are not done, or some that are once more."""
         books, program = self.books.of(stage.index), self._program(stage)
+        if stage.index != self.held.stage:
+            program = self._for_later(program)
         if time := self.executed[stage.index]:
             # Another name: tasks of the same key must not be taken for one another.
             program = replace(program, stage=replace(stage, name=f"again{time}:{stage.name}"))
@@ -147,6 +150,16 @@ class StageRunner:
         if result.lack is not None:
             self._go_past(stage, result.lack)
         return result
+
+    def _for_later(self, program: Program) -> Program:
+        """Return the program of blocks that run again, for a stage that holds its own besides."""
+        stage, now = program.stage, self.plan.stages[self.held.stage]
+        held, cache = beside_again(self.plan, stage, now)
+        return replace(
+            program,
+            cache_bytes=cache // self.plan.resources.processes,
+            held=program.held and replace(program.held, budget=held),
+        )
 
     def _tick(self, books: StageBooks) -> None:
         self.watcher.tick()

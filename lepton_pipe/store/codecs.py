@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
@@ -25,6 +25,8 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from lepton_pipe.errors import InputError
+from lepton_pipe.store.packbits import NAME as PACKBITS
+from lepton_pipe.store.packbits import is_plain, packed_bits, packed_size, unpacked_bits
 from lepton_pipe.store.unpack import MOST, UNPACKERS
 
 CRC_BYTES = 4
@@ -57,6 +59,8 @@ class Chain:
         Bytes of the items that the compressor is told of; Blosc shuffles by it.
     checksum
         Whether a crc32c follows.
+    bits
+        Whether what the compressor is given are booleans, eight to a byte.
     """
 
     dtype: np.dtype[Any]
@@ -64,6 +68,7 @@ class Chain:
     encoder: Any
     word: int
     checksum: bool
+    bits: bool = False
 
     @property
     def writable(self) -> bool:
@@ -95,21 +100,26 @@ class Chain:
         chunk
             C-contiguous.
         """
-        stored = np.asarray(chunk, self.dtype, order="C")
-        words = stored.reshape(-1).view(f"u{self.word}")
-        packed = words.view(np.uint8).data if self.encoder is None else self.encoder.encode(words)
-        return [packed, crc32c(packed)] if self.checksum else [packed]
+        return self._packed(self._words(chunk), self.encoder)
 
     def encode_if_it_pays(self, chunk: NDArray[Any]) -> list[Bytes]:
         """Return a chunk as `encode` does, not packed if a sample of it hardly gets smaller.
 
         The sample depends on the voxels alone, so the bytes are the same every time.
         """
-        if self.compressor != "blosc" or _shrinks(self.encoder, chunk.reshape(-1)):
-            return self.encode(chunk)
-        coder = self.encoder
-        plain = numcodecs.Blosc(coder.cname, 0, coder.shuffle, coder.blocksize)
-        return replace(self, encoder=plain).encode(chunk)
+        words, coder = self._words(chunk), self.encoder
+        if self.compressor == "blosc" and not _shrinks(coder, words):
+            coder = numcodecs.Blosc(coder.cname, 0, coder.shuffle, coder.blocksize)
+        return self._packed(words, coder)
+
+    def _words(self, chunk: NDArray[Any]) -> NDArray[Any]:
+        """Return the items of a chunk as the compressor is to see them."""
+        stored = np.asarray(chunk, self.dtype, order="C").reshape(-1)
+        return packed_bits(stored) if self.bits else stored.view(f"u{self.word}")
+
+    def _packed(self, words: NDArray[Any], coder: Any) -> list[Bytes]:
+        packed = words.view(np.uint8).data if coder is None else coder.encode(words)
+        return [packed, crc32c(packed)] if self.checksum else [packed]
 
     def decode(self, data: Bytes, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the chunk stored as `data`; read-only, in the stored byte order.
@@ -119,17 +129,23 @@ class Chain:
         ValueError, RuntimeError
             When the bytes do not match their checksum, or do not decode to a chunk of `shape`.
         """
-        body, size = self._body(data), math.prod(shape) * self.dtype.itemsize
+        size = packed_size(shape) if self.bits else math.prod(shape) * self.dtype.itemsize
+        values = self._unpacked(self._body(data), size)
+        chunk = unpacked_bits(values, shape) if self.bits else values.view(self.dtype)
+        chunk.flags.writeable = False
+        return chunk.reshape(shape)
+
+    def _unpacked(self, body: memoryview, size: int) -> NDArray[np.uint8]:
+        """Return the bytes that were given to the compressor."""
         if self.compressor == "none":
             _check_size(len(body), size)
-            return np.frombuffer(body, self.dtype).reshape(shape)
+            return np.frombuffer(body, np.uint8)
         if self.compressor == "blosc":
             _check_blosc(body, size)
         _check_possible(self.compressor, len(body), size)
         out = np.empty(size, np.uint8)
         self._unpack(body, out)
-        out.flags.writeable = False
-        return out.view(self.dtype).reshape(shape)
+        return out
 
     def decode_into(self, data: Bytes, out: NDArray[Any]) -> None:
         """Decode the chunk stored as `data` into `out`, with no copy in between where that can be.
@@ -144,7 +160,7 @@ class Chain:
         ValueError, RuntimeError
             As `decode`.
         """
-        if self.compressor == "none" or out.dtype != self.dtype:
+        if self.compressor == "none" or self.bits or out.dtype != self.dtype:
             out[...] = self.decode(data, out.shape)
         else:
             self._unpack(self._body(data), out.reshape(-1).view(np.uint8))
@@ -207,19 +223,20 @@ def chain_of(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any]) -> Chain
     names = [str(codec.get("name")) for codec in codecs]
     checksum = names[-1:] == ["crc32c"]
     middle = names[1 : len(names) - checksum]
-    if names[:1] != ["bytes"] or len(middle) > 1 or dtype.kind not in "buif":
+    bits = names[:1] == [PACKBITS] and dtype == np.bool_ and is_plain(codecs[0])
+    if (names[:1] != ["bytes"] and not bits) or len(middle) > 1 or dtype.kind not in "buif":
         return None
     endian = codecs[0].get("configuration", {}).get("endian")
     stored = dtype.newbyteorder(">" if endian == "big" else "<")
     if not middle:
-        return Chain(stored, "none", None, 1, checksum)
+        return Chain(stored, "none", None, 1, checksum, bits)
     settings = codecs[1].get("configuration", {})
     if middle == ["blosc"] and settings.get("typesize") in _WORDS:
-        return Chain(stored, "blosc", _blosc(settings), settings["typesize"], checksum)
+        return Chain(stored, "blosc", _blosc(settings), settings["typesize"], checksum, bits)
     if middle == ["zstd"]:
-        return Chain(stored, "zstd", _zstd(settings), 1, checksum)
+        return Chain(stored, "zstd", _zstd(settings), 1, checksum, bits)
     name = middle[0].removeprefix("numcodecs.")
-    return Chain(stored, name, None, 1, checksum) if name in UNPACKERS else None
+    return Chain(stored, name, None, 1, checksum, bits) if name in UNPACKERS else None
 
 
 def chain_of_v2(facts: Mapping[str, Any], dtype: np.dtype[Any]) -> Chain | None:

@@ -31,7 +31,7 @@ def copyable(source: Source) -> tuple[BytesBytesCodec, ...] | None:
     They are those of the source, and a checksum. The output must have chunks of
     ``source.chunks``, and may gather them in any shards. None where chunks cannot be copied: the
     source is remote or no zarr array, has its axes in another order, is not stored in little-endian
-    C order, or has codecs other than Blosc, Zstd and crc32c.
+    C order, or has codecs other than Blosc, Zstd and crc32c behind its plain bytes.
     """
     storage = _storage(source)
     return None if storage is None else storage.chain.checked_codecs()
@@ -127,6 +127,6 @@ def _storage(source: Source) -> Storage | None:
     if not isinstance(source, ZarrSource) or not source.in_order:
         return None
     storage = source.storage
-    if storage is None or not storage.chain.writable or storage.chain.dtype.byteorder == ">":
+    if storage is None or not storage.chain.writable or storage.chain.bits:
         return None
-    return storage
+    return None if storage.chain.dtype.byteorder == ">" else storage

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.abc.codec import BytesBytesCodec
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.abc.codec import ArrayBytesCodec, BytesBytesCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from lepton_pipe.geometry import SPATIAL_AXES, Grid
 from lepton_pipe.geometry.layout import Layout
 from lepton_pipe.spec import ImageType
+from lepton_pipe.store.packbits import PackBits
 from lepton_pipe.store.zarr_input import OWN_KEY
 
 OME_VERSION = "0.5"
@@ -84,6 +85,7 @@ def _check_tiles(level: Layout) -> None:
 
 def create_scratch(path: Path, type: ImageType, chunks: tuple[int, ...]) -> None:  # noqa: A002
     """Lay out an intermediate array without voxels, quick to encode, its grid in attributes."""
+    serializer, *compressors = scratch_codecs(type)
     zarr.create_array(
         LocalStore(path),
         shape=type.grid.shape,
@@ -91,7 +93,8 @@ def create_scratch(path: Path, type: ImageType, chunks: tuple[int, ...]) -> None
         dtype=type.dtype,
         zarr_format=3,
         fill_value=0,
-        compressors=scratch_codecs(type),
+        serializer=serializer,
+        compressors=compressors,
         dimension_names=type.grid.axes,
         attributes={OWN_KEY: type.to_json()},
     )
@@ -103,14 +106,19 @@ def result_codecs(dtype: np.dtype[Any]) -> tuple[BloscCodec, Crc32cCodec]:
     return _blosc("zstd", shuffle, dtype), Crc32cCodec()
 
 
-def scratch_codecs(type: ImageType) -> tuple[BloscCodec, Crc32cCodec]:  # noqa: A002
-    """Return LZ4 over shuffled bytes or bits, then a checksum.
+def scratch_codecs(
+    type: ImageType,  # noqa: A002
+) -> tuple[ArrayBytesCodec, BloscCodec, Crc32cCodec]:
+    """Return LZ4 over bits packed, or bytes or bits shuffled, then a checksum.
 
-    Labels and floats are packed twice as fast over shuffled bytes, and labels smaller; masks and
-    whole numbers get smaller over shuffled bits: tests/benchmarks/results/tiers.md.
+    Labels and floats are packed twice as fast over shuffled bytes, and labels smaller; whole
+    numbers get smaller over shuffled bits: tests/benchmarks/results/tiers.md.
     """
+    if type.dtype == np.bool_:
+        return PackBits(), _blosc("lz4", "noshuffle", type.dtype), Crc32cCodec()
     by_bytes = type.dtype.itemsize > 1 and (type.kind == "labels" or type.dtype.kind == "f")
-    return _blosc("lz4", "shuffle" if by_bytes else "bitshuffle", type.dtype), Crc32cCodec()
+    shuffle = "shuffle" if by_bytes else "bitshuffle"
+    return BytesCodec(), _blosc("lz4", shuffle, type.dtype), Crc32cCodec()
 
 
 def _blosc(cname: Any, shuffle: Any, dtype: np.dtype[Any]) -> BloscCodec:

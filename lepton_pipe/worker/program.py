@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from lepton_pipe.cache.counts import Tier
-from lepton_pipe.cache.records import Held
+from lepton_pipe.cache.uses import Held
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan import Stage
 from lepton_pipe.spec import Lost, NotFinite, Spec, blamed
@@ -85,6 +85,9 @@ class Program:
         Where each thread notes what it runs, for when its process is gone; None as above.
     held
         What is kept packed in this process for later stages; None where several compute blocks.
+    neighbours
+        Where the processes of this machine find each other's decoded chunks; None where one
+        computes all blocks, or they are on several machines.
     lanes
         Blocks that lie on the GPU at once, where there is one.
     device_bytes
@@ -106,6 +109,7 @@ class Program:
     bad: Mapping[str, Sequence[Region]] = field(default_factory=dict)
     notes: Path | None = None
     held: Held | None = None
+    neighbours: Path | None = None
     lanes: int = 1
     device_bytes: int = 0
 

@@ -40,6 +40,7 @@ def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockRe
     DeviceLostError
         When nothing can be computed on the GPU in this process any more.
     """
+    chunks.join(program.neighbours)
     chunks.resize(program.cache_bytes)
     chunks.retain(frozenset(k.uri for k in program.kept.values()))
     if program.held is not None:

@@ -76,7 +76,7 @@ def cell(values: np.ndarray, encode, decode) -> str:
 
 def ours(kind: str, values: np.ndarray) -> str:
     """Return ratio and speeds of what pipelines do, checksum and a look at a sample included."""
-    codecs = [{"name": "bytes"}, *(c.to_dict() for c in scratch_codecs(_type(kind, values)))]
+    codecs = [c.to_dict() for c in scratch_codecs(_type(kind, values))]
     chain = chain_of(codecs, values.dtype)
     return cell(values, chain.encode_if_it_pays, lambda d: chain.decode(b"".join(d), values.shape))
 
@@ -98,8 +98,9 @@ def report() -> str:
 
 One chunk of {" x ".join(map(str, SHAPE))} voxels. How many times smaller, and in brackets GB/s
 packed and unpacked, of one core (a copy goes at about 13). Blosc blocks of {BLOSC_BLOCK >> 20} MiB.
-"Ours" is what pipelines do: LZ4 over shuffled bytes for labels and floats, over shuffled bits for
-the rest, nothing where a sample hardly gets smaller; with a checksum, read and written.
+"Ours" is what pipelines do: LZ4 over shuffled bytes for labels and floats, over packed bits (eight
+to a byte) for masks, over shuffled bits for the rest, nothing where a sample hardly gets smaller;
+with a checksum, read and written.
 
 {chr(10).join(rows)}
 """

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_pipe.cache.records import OVERHEAD_BYTES, Held, RecordStore
-from lepton_pipe.cache.uses import AxisUse, Prefix, Use
+from lepton_pipe.cache.records import OVERHEAD_BYTES, RecordStore
+from lepton_pipe.cache.uses import AxisUse, Held, Prefix, Use
 from lepton_pipe.geometry import Blocks
 
 RUN, GROUP = "/run/", "/run/a"
@@ -257,3 +257,22 @@ def test_the_first_and_last_block_that_read_a_chunk_in_their_order(order):
         for now in range(len(blocks) + 1):
             later = [n for n in numbers if n >= now]
             assert use.next((7, chunk), now) == (min(later) if later else None)
+
+
+def test_less_room_for_a_while_spills_what_is_read_last_and_forgets_no_block_that_has_ended():
+    disk = Disk()
+    store = RecordStore(disk)
+    store.retain(held(10_000, in_turn(8)))
+    for number in range(8):
+        put(store, number)
+    store.retain(held(8000, in_turn(8), stage=1))
+    store.ended(1, 0)
+    assert store.held_bytes == 7000
+    store.retain(held(4000, in_turn(8), stage=1))  # blocks of another stage run meanwhile
+    assert store.held_bytes <= 4000
+    assert sorted(disk.written) == [f"{GROUP}/{n}" for n in (5, 6, 7)]
+    store.retain(held(8000, in_turn(8), stage=1))
+    for number in range(1, 8):
+        assert find(store, disk, number) == data(number)[0]
+        store.ended(1, number)
+    assert store.held_bytes == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,7 +16,9 @@ from lepton_pipe.geometry import Grid
 from lepton_pipe.kernels import gaussian, label, maximum, mean, opening
 from lepton_pipe.ledger.keys_reads import read_regions
 from lepton_pipe.plan import InputInfo, Resources, make_plan
-from lepton_pipe.plan.keeping import task_and_cache
+from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter
+from lepton_pipe.plan.keeping import beside_again, task_and_cache
+from lepton_pipe.plan.on_device import Devices
 from lepton_pipe.plan.planner import baseline
 from lepton_pipe.plan.uses import uses_of
 from lepton_pipe.spec import Definition, ImageType
@@ -206,5 +208,50 @@ def test_the_peak_is_no_more_than_was_given_and_stored_bytes_are_the_same(case, 
     stored = make_plan(spec, inputs, resources)
     worst = max((task_and_cache(s) for s in plan.stages), default=0)
     assert baseline(resources) + worst <= plan.peak_bytes <= resources.memory
-    found = {n: dataclasses.replace(a, place="disk") for n, a in plan.arrays.items()}
+    found = {n: replace(a, place="disk") for n, a in plan.arrays.items()}
     assert found == stored.arrays
+
+
+@given(random_specs(small_shapes), st.sampled_from([380, 500, 2048]), st.sampled_from([0, 1]))
+@settings(max_examples=20, deadline=None)
+def test_blocks_that_run_again_for_a_later_stage_take_no_more_than_any(case, mib, workers):
+    spec, inputs = case
+    try:
+        plan = make_plan(
+            spec, inputs, Resources((mib + workers * 200) * MIB, workers, 2), keep="auto"
+        )
+    except MemoryRefusedError:
+        return
+    most = max((task_and_cache(s) for s in plan.stages), default=0)
+    for n, stage in enumerate(plan.stages):
+        for now in plan.stages[n + 1 :]:
+            held, cache = beside_again(plan, stage, now)
+            assert 0 <= held <= now.held_bytes
+            assert 0 <= cache <= stage.cache_bytes
+            blocks = stage.slots * stage.estimate.task_bytes + stage.kept_bytes
+            assert blocks + held + cache <= most
+            if blocks + now.held_bytes + stage.cache_bytes <= most:
+                assert (held, cache) == (now.held_bytes, stage.cache_bytes)
+
+
+@given(random_specs(small_shapes), st.sampled_from([400, 500, 2048]))
+@settings(max_examples=20, deadline=None)
+def test_what_is_held_changes_what_a_finished_stage_takes_as_if_it_was_finished_with_it(case, mib):
+    spec, inputs = case
+    resources = Resources(mib * MIB, 0, 2)
+    try:
+        plan = make_plan(spec, inputs, resources, keep="auto")
+    except MemoryRefusedError:
+        return
+    budget = int((mib * MIB - baseline(resources)) / ALLOCATOR_SLACK)
+    fitter = Fitter(plan.spec, plan.arrays, plan.inputs, budget, 2, Devices(plan.spec, 0, 0))
+    for planned in plan.stages:
+        stage = fitter.finish(planned, planned.slots)
+        room = budget - stage.slots * stage.estimate.task_bytes
+        for held in {0, room // 2, room}:
+            found = fitter.holding(stage, held)
+            again = fitter.finish(replace(planned, held_bytes=held), planned.slots)
+            seconds = pytest.approx(again.estimate.core_seconds)
+            assert found.estimate.core_seconds == seconds
+            same = replace(again.estimate, core_seconds=found.estimate.core_seconds)
+            assert found == replace(again, estimate=same)

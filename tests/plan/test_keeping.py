@@ -7,11 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lepton_pipe as lp
 from lepton_pipe.cache import chunks
 from lepton_pipe.kernels import astype
 from lepton_pipe.merge.pyramid import downsample_array
+from lepton_pipe.plan import Resources, make_plan
+from lepton_pipe.plan.keeping import task_and_cache, with_room_to_share
+from tests.plan.pipelines import GIB, random_specs, small_shapes
 from tests.run.five import fingerprints
 
 IMAGE = np.random.default_rng(0).integers(0, 60000, (9, 900, 1100)).astype(np.uint16)
@@ -68,3 +73,20 @@ def test_what_is_kept_counts_as_memory_of_the_run(tmp_path):
 
 def test_workers_keep_nothing(tmp_path):
     assert not any(s.kept for s in planned(tmp_path / "a", workers=1).data.stages)
+
+
+@given(random_specs(small_shapes), st.integers(2, 4), st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_several_processes_have_room_to_hold_what_others_decode(case, workers, more):
+    spec, inputs = case
+    alone = make_plan(spec, inputs, Resources(2 * GIB, workers=1, threads=workers))
+    for stage in alone.stages:
+        full = task_and_cache(stage)
+        (tight,) = with_room_to_share([stage], full, workers)
+        assert tight == stage
+        (roomy,) = with_room_to_share([stage], 2 * GIB, workers)
+        assert roomy == replace(stage, cache_bytes=workers * stage.cache_bytes)
+        (between,) = with_room_to_share([stage], full + more, workers)
+        assert task_and_cache(between) == min(full + more, task_and_cache(roomy))
+    several = make_plan(spec, inputs, Resources(2 * GIB, workers=workers, threads=1))
+    assert several.peak_bytes <= 2 * GIB

@@ -11,8 +11,12 @@ import zarr
 from scipy.ndimage import gaussian_filter
 
 import lepton_pipe as lp
+from lepton_pipe.geometry import Blocks
 from lepton_pipe.kernels import gaussian, label, otsu, regionprops
+from lepton_pipe.plan.traffic import read_chunks
 from lepton_pipe.store import zarr_chunks
+from tests.command import names
+from tests.run.five import fingerprints
 
 SHAPE, CHUNKS = (64, 256, 256), (16, 64, 64)
 MOST = 1.1
@@ -70,3 +74,27 @@ def test_a_stage_decodes_a_chunk_once(tmp_path, image, decoded, way, keep):
     assert len([1 for where, _ in decoded if where == str(image)]) == prod(
         n // c for n, c in zip(SHAPE, CHUNKS, strict=True)
     )
+
+
+def chunks_of(plan, read):
+    """Return the number of chunks of what is read."""
+    shape = plan.spec.image_type(read.step).grid.shape
+    return len(Blocks(shape, read_chunks(read, plan.arrays, plan.inputs)))
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_several_processes_decode_a_chunk_once_between_them(tmp_path, image, workers):
+    ways = {"here": {"serial": True}, "there": {"workers": workers, "threads": 1}}
+    for name, way in ways.items():
+        plan = segment.plan(raw=image, out=tmp_path / name, memory="2GiB", levels=1, **way)
+        report = plan.run(progress=False)
+    assert fingerprints(tmp_path / "here") == fingerprints(tmp_path / "there")
+    assert report.peak_bytes <= report.planned_bytes
+    shared = 0
+    for done, stage in zip(report.stages, plan.data.stages, strict=True):
+        chunks = sum(chunks_of(plan.data, read) for read in stage.reads)
+        decoded = done.stats.tiers["decoded"]
+        assert decoded.misses <= MOST * chunks, stage.name
+        shared += decoded.hits
+    assert shared
+    assert names(tmp_path) == {"here", "there"}

@@ -16,7 +16,10 @@ from scipy.ndimage import gaussian_filter
 import lepton_pipe as lp
 from lepton_pipe.cache import records as tiers
 from lepton_pipe.kernels import label, maximum, otsu
+from lepton_pipe.plan.keeping import beside_again
+from lepton_pipe.run import executors, stage_runner
 from lepton_pipe.store import held
+from lepton_pipe.worker import run_block
 from tests.command import environment
 from tests.run.five import fingerprints
 
@@ -148,6 +151,37 @@ def test_a_run_that_was_killed_makes_again_what_was_in_memory(tmp_path, image, s
     more = sum(not line.startswith("file") for line in started) - planned(plan)
     assert len(before) < len(started)
     assert more > 1 if again else more <= 1  # the one that was killed
+
+
+@pytest.mark.parametrize("room", [None, 20_000], ids=["as planned", "hardly any"])
+def test_what_is_made_again_takes_no_more_memory_than_was_planned(
+    tmp_path, image, stored, monkeypatch, room
+):
+    """Earlier stages run again while a later one keeps its own: together they have what one has."""
+    words = [sys.executable, "-c", KILLED, str(tmp_path), str(image), "memory"]
+    killing = environment(LEPTON_TEST_KILL="wider")
+    done = subprocess.run(words, env=killing, capture_output=True, cwd=Path.cwd())
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    shared, taken = [], []
+
+    def sharing(plan, stage, now):
+        found = beside_again(plan, stage, now) if room is None else (room, 0)
+        shared.append((f"again1:{stage.name}", *found))
+        return found
+
+    def noting(program, *block):
+        taken.append((program.stage.name, program.held.budget, program.cache_bytes))
+        assert held.shared.held_bytes <= max(most for _, most, _ in taken)
+        return run_block(program, *block)
+
+    monkeypatch.setattr(stage_runner, "beside_again", sharing)
+    monkeypatch.setattr(executors, "run_block", noting)
+    plan, report, _, made = run(tmp_path, image, serial=True, keep="memory")
+    assert made == stored[3]
+    again = {t for t in taken if t[0].startswith("again")}
+    assert again == set(shared)
+    assert {t[0] for t in taken} - {t[0] for t in again} == {plan.stages[-1].name}
+    assert ("disk" in report.tiers) == (room is not None)
 
 
 def test_memory_of_the_process_is_what_was_planned(tmp_path):

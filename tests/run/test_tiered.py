@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import time
 
+import dask
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster, wait
 from distributed.spill import ManualEvictProto, SpillBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_pipe.cache.records import Held, RecordStore
+from lepton_pipe.cache.records import RecordStore
+from lepton_pipe.cache.uses import Held
 from lepton_pipe.errors import DamagedError
 from lepton_pipe.run.tiered import PackedRecords, TieredData
 
@@ -179,3 +183,66 @@ def test_packed_records_are_a_mapping(tmp_path_factory, acts):
     for key in model:
         del kept[key]
     assert store.held_bytes == 0
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """A worker of Dask, in this process, that keeps what it computes in 1 MiB; and a client."""
+    settings = {
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": 0.5,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.monitor-interval": "20ms",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=":0",
+            memory_limit=1000 * MIB,
+            data=(TieredData, {"target": MIB, "memory": memory(0)}),
+            local_directory=str(tmp_path),
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        (found,) = cluster.workers.values()
+        # Whatever this process holds, the worker takes little.
+        found.monitor.get_process_memory = lambda: MIB
+        yield found, client
+
+
+def test_a_worker_of_dask_spills_what_it_has_no_room_for_and_gives_it_back(worker):
+    one, client = worker
+    futures = client.map(array, range(10))
+    wait(futures)
+    assert len(one.data.fast) == 2
+    assert len(one.data.slow) == 8
+    assert all((client.gather(future) == array(n)).all() for n, future in enumerate(futures))
+    del futures
+    until(lambda: not one.data)
+    assert one.data.spilled_total == (0, 0)
+
+
+def test_a_worker_of_dask_that_is_short_of_memory_evicts_what_can_be(worker):
+    one, client = worker
+    futures = client.map(array, range(2))
+    wait(futures)
+    stays = client.submit(NotPlain, pure=False)
+    wait(stays)
+    assert len(one.data.fast) == 3
+    one.monitor.get_process_memory = lambda: 900 * MIB
+    until(lambda: len(one.data.slow) == 2)
+    assert list(one.data.fast) == [stays.key]
+    assert one.status.name == "running"
+    one.monitor.get_process_memory = lambda: MIB
+    assert (client.gather(futures[1]) == array(1)).all()
+
+
+def until(comes, seconds=10):
+    """Wait for something that comes soon."""
+    deadline = time.monotonic() + seconds
+    while not comes():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

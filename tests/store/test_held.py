@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from lepton_pipe.cache.records import Held
+from lepton_pipe.cache.uses import Held
 from lepton_pipe.errors import DamagedError, RunError
 from lepton_pipe.geometry import Grid, Region
 from lepton_pipe.spec import ImageType
