@@ -9,7 +9,11 @@
 //
 // Why threads cannot lose anything to each other in unite: an entry that is not a root's never
 // becomes one again, and is only ever replaced by what it leads to anyway. A root's entry is changed
-// by compare-and-swap alone, once, and by whoever found that it was one still.
+// by compare-and-swap alone, once, and by whoever found that it was one still. So entries may be read
+// from the nearest cache, which need not know what others changed: what an entry ever held belongs to
+// the same component. (All threads that meet a large component read its root's.) Whoever took for a
+// root what is none any more is told by the swap what it leads to, an earlier voxel; there it goes on,
+// and so comes to an end whatever it reads.
 // As in Jaiganesh, Burtscher (2018), A high-performance connected components implementation for
 // GPUs, HPDC; here for runs: two runs in neighbouring rows are linked once, where they first touch.
 
@@ -19,9 +23,8 @@ typedef $mask Mask;
 #define PROBES 8
 
 static __device__ __forceinline__ int root_of(const int* parent, int i) {
-    const volatile int* const links = parent;
     for (;;) {
-        const int up = links[i];
+        const int up = __ldca(&parent[i]);
         if (up == i) return i;
         i = up;
     }
@@ -29,13 +32,12 @@ static __device__ __forceinline__ int root_of(const int* parent, int i) {
 
 // The same, and what lies on the way leads two steps further from then on.
 static __device__ __forceinline__ int root_halving(int* parent, int i) {
-    volatile int* const links = parent;
     for (;;) {
-        const int up = links[i];
+        const int up = __ldca(&parent[i]);
         if (up == i) return i;
-        const int above = links[up];
+        const int above = __ldca(&parent[up]);
         if (above == up) return up;
-        links[i] = above;
+        *(volatile int*)&parent[i] = above;
         i = above;
     }
 }
@@ -46,7 +48,10 @@ static __device__ void join(int* parent, int a, int b) {
         b = root_halving(parent, b);
         if (a == b) return;
         const int late = a > b ? a : b, early = a > b ? b : a;
-        if (atomicCAS(&parent[late], late, early) == late) return;
+        const int held = atomicCAS(&parent[late], late, early);
+        if (held == late) return;
+        a = held;
+        b = early;
     }
 }
 
@@ -191,7 +196,6 @@ static __device__ __forceinline__ Piece numbers_of(
     const Piece p = piece_of(blockIdx.x * THREADS + threadIdx.x, pieces, e);
     if (p.n == 0) return p;
     load(parent + p.at, p.n, numbers);
-    const volatile int* const links = parent;
     int last = BACKGROUND, number = 0;
     #pragma unroll
     for (int k = 0; k < EACH; k++) {
@@ -201,7 +205,7 @@ static __device__ __forceinline__ Piece numbers_of(
         }
         if (numbers[k] != last) {
             last = numbers[k];
-            const int held = last < 0 ? last : links[last];
+            const int held = last < 0 ? last : __ldca(&parent[last]);
             number = held < 0 ? ~held : held;
         }
         numbers[k] = number;

@@ -41,6 +41,8 @@ static void may_pause() {
 }
 
 template <class T> static T __ldg(const T* p) { return *p; }
+// What a cache holds may be old: a fibre that reads gives way before it goes on.
+template <class T> static T __ldca(const T* p) { T held = *p; may_pause(); return held; }
 template <class T> static T atomicAdd(T* p, T v) { may_pause(); T old = *p; *p += v; return old; }
 template <class T> static T atomicOr(T* p, T v) { may_pause(); T old = *p; *p |= v; return old; }
 template <class T> static T atomicMin(T* p, T v) {

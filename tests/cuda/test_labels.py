@@ -33,7 +33,7 @@ def both(kernel, mask, place, **params):
 
 
 @given(blocks())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_block_is_described_as_on_the_host(case):
     mask, place, connectivity = case
     got, expected = both(label_join, mask, place, connectivity=connectivity, min_size=0)
@@ -47,7 +47,7 @@ def test_a_block_is_described_as_on_the_host(case):
 
 
 @given(labellings())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_block_is_painted_as_on_the_host(case):
     mask, spatial, connectivity = case
     if mask.ndim > spatial + 2:
