@@ -55,12 +55,13 @@ def _levels(
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Return counts and the values that they stand for, from the first to the last one found."""
     kind = np.dtype(dtype)
+    if kind.kind == "f" and not low < high:
+        return np.array([counts.sum()]), np.array([low])
     if kind.kind == "f":
         kind = bin_dtype(kind, counts.size, low, high)
         ends = (kind.type(low), kind.type(high))
         edges = np.histogram_bin_edges(np.empty(0, kind), counts.size, ends)
-        centers = (edges[:-1] + edges[1:]) / 2.0
-        return (counts, centers) if low < high else (np.array([counts.sum()]), np.array([low]))
+        return counts, (edges[:-1] + edges[1:]) / 2.0
     if low is None:
         kind = np.dtype(np.uint8) if kind == np.bool_ else kind
         low, high = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
