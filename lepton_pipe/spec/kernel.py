@@ -296,6 +296,15 @@ class Kernel:
             return self.fn(**args, place=place)
         return self.fn(**args)
 
+    def refuse_values(self, context: Mapping[str, Any]) -> None:
+        """Raise where images do not go with values, now that these are known.
+
+        Parameters
+        ----------
+        context
+            Types of images, values and everything else by the names of the parameters.
+        """
+
     def whole(self, args: Mapping[str, Any], place: Place) -> Any:
         """Compute the answer for an image that is a single block."""
         result = self.run(args, place)
