@@ -117,11 +117,19 @@ def li_of(*, counts: Any, low: Any, high: Any, dtype: str) -> float:
     found = np.flatnonzero(counts)
     weights = counts[found].astype(np.float64)
     bottom = float(centers[0])
-    levels = (centers[found] - centers[0]).astype(np.float64)
+    levels = _above_first(centers)[found]
     if len(levels) == 1:
         return float(centers[found[0]])
     tolerance = 0.5 if np.dtype(dtype).kind != "f" else float(np.diff(levels).min()) / 2
     return bottom + _iterate_li(weights, levels, tolerance)
+
+
+def _above_first(centers: NDArray[Any]) -> NDArray[np.float64]:
+    """Return how far values lie above the first of them."""
+    if centers.dtype.kind == "f":
+        return np.asarray(centers - centers[0], np.float64)
+    first, *_ = exact = centers.tolist()  # integers of Python: 64 bits may not hold a difference
+    return np.array([value - first for value in exact], np.float64)
 
 
 def _iterate_li(weights: NDArray[Any], levels: NDArray[Any], tolerance: float) -> float:

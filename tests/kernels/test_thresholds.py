@@ -102,6 +102,14 @@ def test_an_image_of_a_single_large_number_is_all_background(dtype, value):
     assert skimage(li, array) == skimage(otsu, array) == array[0, 0]
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_integers_that_span_all_of_64_bits(dtype):
+    info = np.iinfo(dtype)
+    array = np.array([[info.min, info.min + 9, info.max - 9, info.max]], dtype)
+    for method in METHODS:
+        assert info.min < method(array) < info.max
+
+
 @pytest.mark.parametrize("counts", [[1, 2, 9, 3, 2], [3, 9, 1], [1, 9, 3], [9, 1, 1, 0, 2], [4, 9]])
 def test_triangle_takes_the_side_that_scikit_image_takes(counts):
     array = np.repeat(np.arange(len(counts)), counts).astype(np.uint8)[None]
