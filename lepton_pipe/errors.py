@@ -83,7 +83,15 @@ class RefusedError(LeptonError):
 
 
 class MemoryRefusedError(RefusedError):
-    """No block shape fits the memory that was given."""
+    """No block shape fits the memory that was given.
+
+    Attributes
+    ----------
+    remedy
+        What would do besides more memory.
+    """
+
+    remedy = "store the input in smaller chunks"
 
 
 class DeviceRefusedError(RefusedError):

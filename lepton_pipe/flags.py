@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -85,8 +85,15 @@ def add_explain(parser: Parser) -> None:
 
 def add_run(parser: Parser) -> None:
     """Add the flags of every run."""
-    group = parser.add_argument_group("the run")
-    add = group.add_argument
+    add = parser.add_argument_group("the run").add_argument
+    _add_means(add)
+    _add_results(add)
+    _add_course(add)
+    _add_replacing(add)
+
+
+def _add_means(add: Callable[..., Any]) -> None:
+    """Add the flags that say what a run may use."""
     add(
         "--memory",
         help="for the whole run, all processes, such as 4GiB (default: most of what is free)",
@@ -102,6 +109,10 @@ def add_run(parser: Parser) -> None:
     add("--device-memory", help="what may be used of each GPU, such as 16GiB (default: most of it)")
     add("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, such as tls://host:8786")
     add("--serial", action="store_true", help="one process, one block at a time, without Dask")
+
+
+def _add_results(add: Callable[..., Any]) -> None:
+    """Add the flags that say how results are written, and what is kept until then."""
     add(
         "--chunks",
         metavar="AXIS=N,...",
@@ -122,6 +133,10 @@ def add_run(parser: Parser) -> None:
         help="where what later stages need again is kept meanwhile (default: auto: in memory where "
         "there is room, and on disk too if it takes long to make)",
     )
+
+
+def _add_course(add: Callable[..., Any]) -> None:
+    """Add the flags that say what a run makes of its inputs, of errors, and of what it meets."""
     add(
         "--on-error",
         choices=ON_ERROR,
@@ -148,6 +163,10 @@ def add_run(parser: Parser) -> None:
         action="store_true",
         help="use a scheduler on a network without encryption (tcp://) all the same",
     )
+
+
+def _add_replacing(add: Callable[..., Any]) -> None:
+    """Add the flags that say what becomes of an earlier result, and where the new one is made."""
     add("--overwrite", action="store_true", help="replace an output once the new one is whole")
     add(
         "--update",

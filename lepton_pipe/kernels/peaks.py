@@ -124,7 +124,9 @@ def _peaks(image: Any, threshold: Any, distance: Sequence[int]) -> Any:
         return is_peak(_ordered(image), distance) & (image > threshold)
     values = np.ascontiguousarray(_numbers(image))
     peak = _none_above(values, threshold, distance)
-    fast.keep_first(peak, values, distance)
+    # Numba knows no half precision.
+    readable = values.astype(np.float32) if values.dtype == np.float16 else values
+    fast.keep_first(peak, readable, distance)
     return peak
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,23 @@ from lepton_pipe.kernels.windows import (
     extreme_device_bytes,
     is_shared,
     item_bytes,
+    per_axis_numbers,
     per_axis_sizes,
     window,
 )
 from lepton_pipe.spec import ImageType, Place, kernel
 from lepton_pipe.spec.kernel import UNDECLARED_SCRATCH
 
+# In the window of a median.
+_MOST_VOXELS = 2**20
+
 
 def _size_depth(grid: Grid, size: Sizes) -> Depth:
-    return Window(per_axis_sizes(grid, size)).depth
+    return _box(grid, size).depth
+
+
+def _box(grid: Grid, size: Sizes) -> Window:
+    return Window(per_axis_sizes(grid, size)).within(grid)
 
 
 def _check_size(grid: Grid, size: Sizes) -> None:
@@ -64,7 +73,7 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     ValueError
         When a size is below 1 or no whole number.
     """
-    return extreme(image, Window(per_axis_sizes(place.grid, size)), np.minimum)
+    return extreme(image, _box(place.grid, size), np.minimum)
 
 
 @kernel(
@@ -96,22 +105,33 @@ def maximum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     ValueError
         When a size is below 1 or no whole number.
     """
-    return extreme(image, Window(per_axis_sizes(place.grid, size)), np.maximum)
+    return extreme(image, _box(place.grid, size), np.maximum)
 
 
 def _median_depth(grid: Grid, size: Sizes | None, footprint: Any, radius: Any) -> Depth:
-    return window(grid, size, footprint, radius).depth
+    return window(grid, size, footprint, radius, beyond=True).depth
 
 
 def _check_median(grid: Grid, size: Sizes | None, footprint: Any, radius: Any) -> None:
-    window(grid, size, footprint, radius)
+    if radius is not None:
+        lengths = tuple(2 * int(r) + 1 for r in per_axis_numbers(grid, radius, "radius"))
+    else:
+        lengths = per_axis_sizes(grid, 1 if size is None else size)
+    if prod(lengths) > _MOST_VOXELS:
+        told = f"size={size!r}" if radius is None else f"radius={radius!r}"
+        raise ValueError(
+            f"{told} is a window of {' x '.join(map(str, lengths))} voxels, which are sorted anew "
+            "for each voxel: it would take for ever; give a smaller one, or take the median of a "
+            "coarser scale level"
+        )
+    window(grid, size, footprint, radius, beyond=True)
 
 
 def _median_cost(
     grid: Grid, image: ImageType, size: Sizes | None, footprint: Any, radius: Any
 ) -> float:
     """Return measured ns: of sorting networks that neighbours share, or of SciPy's sorting."""
-    over = window(grid, size, footprint, radius)
+    over = window(grid, size, footprint, radius, beyond=True)
     cells = np.prod(over.shape) if over.footprint is None else np.count_nonzero(over.footprint)
     if not is_shared(over):
         return 12.0 * float(cells)
@@ -169,7 +189,7 @@ def median(
     ValueError
         When more than one of `size`, `footprint` and `radius` is given, or one makes no sense.
     """
-    over = window(place.grid, size, footprint, radius)
+    over = window(place.grid, size, footprint, radius, beyond=True)
     cells = _cells(over)
     ours = own_kernels("medians", image)
     if ours is not None and ours.fits(image.shape, image.dtype, cells):

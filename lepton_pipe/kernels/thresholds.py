@@ -55,12 +55,13 @@ def _levels(
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Return counts and the values that they stand for, from the first to the last one found."""
     kind = np.dtype(dtype)
+    if kind.kind == "f" and not low < high:
+        return np.array([counts.sum()]), np.array([low])
     if kind.kind == "f":
         kind = bin_dtype(kind, counts.size, low, high)
         ends = (kind.type(low), kind.type(high))
         edges = np.histogram_bin_edges(np.empty(0, kind), counts.size, ends)
-        centers = (edges[:-1] + edges[1:]) / 2.0
-        return (counts, centers) if low < high else (np.array([counts.sum()]), np.array([low]))
+        return counts, (edges[:-1] + edges[1:]) / 2.0
     if low is None:
         kind = np.dtype(np.uint8) if kind == np.bool_ else kind
         low, high = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
@@ -116,11 +117,19 @@ def li_of(*, counts: Any, low: Any, high: Any, dtype: str) -> float:
     found = np.flatnonzero(counts)
     weights = counts[found].astype(np.float64)
     bottom = float(centers[0])
-    levels = (centers[found] - centers[0]).astype(np.float64)
+    levels = _above_first(centers)[found]
     if len(levels) == 1:
         return float(centers[found[0]])
     tolerance = 0.5 if np.dtype(dtype).kind != "f" else float(np.diff(levels).min()) / 2
     return bottom + _iterate_li(weights, levels, tolerance)
+
+
+def _above_first(centers: NDArray[Any]) -> NDArray[np.float64]:
+    """Return how far values lie above the first of them."""
+    if centers.dtype.kind == "f":
+        return np.asarray(centers - centers[0], np.float64)
+    first, *_ = exact = centers.tolist()  # integers of Python: 64 bits may not hold a difference
+    return np.array([value - first for value in exact], np.float64)
 
 
 def _iterate_li(weights: NDArray[Any], levels: NDArray[Any], tolerance: float) -> float:

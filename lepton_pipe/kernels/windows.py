@@ -107,9 +107,31 @@ class Window:
         """Sum of both sides: how far a window followed by its mirror image reaches."""
         return tuple(n - 1 for n in self.shape)
 
+    def within(self, grid: Grid) -> Window:
+        """Return the window without what lies beyond the image from any of its voxels."""
+        sides = [
+            (min(low, n - 1), min(high, n - 1))
+            for (low, high), n in zip(self.depth, grid.shape, strict=True)
+        ]
+        shape = tuple(low + high + 1 for low, high in sides)
+        if self.footprint is None:
+            return Window(shape)
+        starts = [n // 2 - low for n, (low, _) in zip(self.shape, sides, strict=True)]
+        cells = self.footprint[tuple(slice(a, a + n) for a, n in zip(starts, shape, strict=True))]
+        if not cells.any():
+            return self  # all that counts lies beyond, wherever the voxel
+        return Window(shape, None if cells.all() else cells)
 
-def window(grid: Grid, size: Any, footprint: Any = None, radius: Any = None) -> Window:
+
+def window(
+    grid: Grid, size: Any, footprint: Any = None, radius: Any = None, *, beyond: bool = False
+) -> Window:
     """Make the window that a kernel's parameters describe; 3 voxels wide if none is given.
+
+    Parameters
+    ----------
+    beyond
+        Whether voxels beyond the image count. Else the window is no larger than it need be.
 
     Raises
     ------
@@ -126,10 +148,12 @@ def window(grid: Grid, size: Any, footprint: Any = None, radius: Any = None) -> 
             "keep one of size, footprint and radius"
         )
     if footprint is not None:
-        return _from_footprint(grid, footprint)
+        given_cells = _from_footprint(grid, footprint)
+        return given_cells if beyond else given_cells.within(grid)
     if radius is not None:
-        return _from_radius(grid, radius)
-    return Window(per_axis_sizes(grid, 3 if size is None else size))
+        return _from_radius(grid, radius, beyond=beyond)
+    made = Window(per_axis_sizes(grid, 3 if size is None else size))
+    return made if beyond else made.within(grid)
 
 
 def _from_footprint(grid: Grid, footprint: Any) -> Window:
@@ -155,9 +179,9 @@ def _from_footprint(grid: Grid, footprint: Any) -> Window:
     return Window(cells.shape, None if cells.all() else cells)
 
 
-def _from_radius(grid: Grid, radius: Any) -> Window:
+def _from_radius(grid: Grid, radius: Any, *, beyond: bool) -> Window:
     radii = per_axis_numbers(grid, radius, "radius")
-    reach = [int(r) for r in radii]
+    reach = [int(r if beyond else min(r, n - 1)) for r, n in zip(radii, grid.shape, strict=True)]
     square = np.zeros((1,) * grid.ndim)
     for i, (r, n) in enumerate(zip(radii, reach, strict=True)):
         if n > 0:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
+from lepton_pipe.errors import MemoryRefusedError
 from lepton_pipe.geometry import Blocks, Grid, Region
 from lepton_pipe.plan.absorb import Group, absorbing_groups, last_use
 from lepton_pipe.plan.estimate import Estimate, Shape, Work
@@ -121,6 +122,21 @@ class Fitter:
         return max(found)
 
     def _ranked(self, stages: Sequence[Stage], shapes: Iterable[tuple[int, ...]]) -> list[Shape]:
+        try:
+            return self._choose_block(stages, shapes)
+        except MemoryRefusedError as error:
+            if self._overlap(stages, self._unit(stages)) > MOSTLY_OVERLAP:
+                steps = (self.spec[s] for stage in stages for s in stage.steps)
+                far = max(max(side) for step in steps for side in step.depth)
+                error.remedy = (
+                    f"let its filters look less far than {far} voxels (on a coarser scale level, "
+                    "too: --input-level): most of that is what lies around the block"
+                )
+            raise
+
+    def _choose_block(
+        self, stages: Sequence[Stage], shapes: Iterable[tuple[int, ...]]
+    ) -> list[Shape]:
         grid = stages[0].grid
 
         def shaped(block: tuple[int, ...]) -> list[Stage]:

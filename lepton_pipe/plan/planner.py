@@ -142,8 +142,7 @@ def make_plan(
         saved = (baseline(resources) - baseline(replace(resources, serial=True))) // MIB
         serial = f", run in one process (serial; saves {saved} MiB)" if saved else ""
         raise MemoryRefusedError(
-            f"{error}; give the run at least {enough // MIB} MiB{serial}, or store the input in "
-            "smaller chunks"
+            f"{error}; give the run at least {enough // MIB} MiB{serial}, or {error.remedy}"
         ) from None
 
 

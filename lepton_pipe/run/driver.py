@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lepton_pipe.errors import DamagedError, RunError, without_secrets
@@ -82,29 +83,26 @@ def run_plan(
     # Before anything is read: what is recorded is the input as it was at the start.
     identities = identities_of(sources)
     staging = open_staging(out, overwrite=overwrite or update, watcher=watcher)
-    books: Books | None = None
     board = Board(plan, without_secrets(str(out)))
-    try:
+    with _kept_for_the_next_run(staging, watcher) as opened:
         copies = copies_of(plan, sources)
-        keys = BlockKeys(plan, InputStamps(sources), set(copies))
         there = update and local_of(out).exists()
         published = Published.open(local_of(out), spoilt) if there else None
+        keys = BlockKeys(plan, InputStamps(sources), set(copies))
         books = Books(staging.path, plan, keys, published)
+        opened.append(books)
         lay_out(plan, staging.path, books.ledger, copies)
-        for text in known_otherwise(books.ledger, sources).values():
-            watcher.say(f"{text}: what read it before the run was stopped is computed anew")
-        _note_begin(books.ledger, planned_with, asked)
+        _note_begin(books.ledger, sources, watcher, planned_with, asked)
         with (
             interrupts_kept(),
             PeakMemory() as memory,
             executor_of(plan, staging, scheduler, watcher, board, stall) as executor,
         ):
-            inputs = shared_inputs(plan, sources, staging)
             quarantine = Quarantine(on_error, books.ledger)
             board.watch(lambda: memory.peak_bytes, lambda: len(quarantine))
             run = StageRunner(
                 plan,
-                inputs,
+                shared_inputs(plan, sources, staging),
                 frozenset(copies),
                 staging,
                 executor,
@@ -124,38 +122,61 @@ def run_plan(
         books.close()
         staging.publish()
         give_back()
-    except OSError as error:
-        _leave(staging, books, watcher, error)
-        raise RunError(
-            f"{error.filename or staging.path}: {error.strerror or error}; nothing was published "
-            f"and {out} is what it was before. Correct that (make room, if the disk is full), then "
-            "type the same command again"
-        ) from error
-    except BaseException as error:
-        _leave(staging, books, watcher, error)
-        raise
     return run.report
 
 
 def _note_begin(
-    ledger: Ledger, planned_with: Mapping[str, Any] | None, asked: Mapping[str, Any] | None
+    ledger: Ledger,
+    sources: Mapping[str, Source],
+    watcher: Watcher,
+    planned_with: Mapping[str, Any] | None,
+    asked: Mapping[str, Any] | None,
 ) -> None:
-    """Note what the plan was made with, for the run that goes on, and what the user asked for."""
+    """Note what the plan was made with, for the run that goes on, and what the user asked for.
+
+    Say which inputs were known in another way by the run that was stopped.
+    """
+    for text in known_otherwise(ledger, sources).values():
+        watcher.say(f"{text}: what read it before the run was stopped is computed anew")
     if planned_with is not None:
         ledger.set_fact(PLANNED_WITH, dict(planned_with), durable=True)
     if asked is not None:
         ledger.set_fact(ASKED, dict(asked))
 
 
+@contextmanager
+def _kept_for_the_next_run(staging: AnyStaging, watcher: Watcher) -> Iterator[list[Books]]:
+    """Keep what is done if the block inside raises; it adds the books once they are open.
+
+    Raises
+    ------
+    RunError
+        In the place of an `OSError`: it names the file, and what to do.
+    """
+    opened: list[Books] = []
+    try:
+        yield opened
+    except OSError as error:
+        _leave(staging, opened, watcher, error)
+        raise RunError(
+            f"{error.filename or staging.path}: {error.strerror or error}; nothing was published "
+            f"and {staging.out} is what it was before. Correct that (make room, if the disk is "
+            "full), then type the same command again"
+        ) from error
+    except BaseException as error:
+        _leave(staging, opened, watcher, error)
+        raise
+
+
 def _leave(
-    staging: AnyStaging, books: Books | None, watcher: Watcher, error: BaseException
+    staging: AnyStaging, opened: Sequence[Books], watcher: Watcher, error: BaseException
 ) -> None:
     """Keep what is done for the next run; leave nothing where that is nothing."""
-    if books is None and staging.resumed:
+    if not opened and staging.resumed:
         staging.keep()  # what is done is not lost because its ledger cannot be read
         return
     damaged = isinstance(error, DamagedError)
-    kept = books.leave(damaged=damaged) if books is not None else 0
+    kept = sum(books.leave(damaged=damaged) for books in opened)
     if staging.published or not kept:
         staging.discard()
         return

@@ -30,7 +30,7 @@ from lepton_pipe.run.quarantine import Quarantine
 from lepton_pipe.run.remote_staging import AnyStaging
 from lepton_pipe.run.results import Results
 from lepton_pipe.run.stage_books import StageBooks
-from lepton_pipe.run.values import take_in
+from lepton_pipe.run.values import refuse_values, take_in
 from lepton_pipe.spec import ImageType, Lost, NotFinite, PerBlock, Spec
 from lepton_pipe.store.chunked import ChunkedSource
 from lepton_pipe.store.source import Source
@@ -77,6 +77,7 @@ class StageRunner:
 
     def _stage(self, stage: Stage) -> None:
         started = time.perf_counter()
+        refuse_values(self.spec, stage, self.values)
         self.held = self._held(stage)
         books = self.books.begin(stage, self.values)
         if books.done:

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from lepton_pipe.errors import RunError
+from lepton_pipe.errors import KernelError, RunError
 from lepton_pipe.plan import Stage
-from lepton_pipe.spec import Spec, ValueType, blamed, compute_step, finish_step
+from lepton_pipe.spec import Ref, Spec, ValueType, blamed, compute_step, finish_step
 
 
 def take_in(
@@ -43,6 +43,22 @@ def take_in(
         if step.id not in values and _only_needs(spec, step.id, values):
             with blamed(step, "values of the whole image"):
                 values[step.id] = compute_step(spec, step, values)
+
+
+def refuse_values(spec: Spec, stage: Stage, values: Mapping[str, Any]) -> None:
+    """Raise `KernelError` where what a stage would compute of its values cannot be computed.
+
+    It is raised before any block is, so that no block is blamed for it.
+    """
+    for step in (spec[s] for s in stage.steps):
+        used = {n: a.id for n, a in step.args.items() if isinstance(a, Ref)}
+        if step.kernel is None or not any(i in values for i in used.values()):
+            continue
+        context = {n: values.get(i, spec[i].type) for n, i in used.items()}
+        try:
+            step.kernel.refuse_values({n: context.get(n, a) for n, a in step.args.items()})
+        except (OverflowError, ValueError) as error:
+            raise KernelError(f"{step.id}: {error}\n  {step.where}") from error
 
 
 def _only_needs(spec: Spec, step_id: str, values: Mapping[str, Any]) -> bool:

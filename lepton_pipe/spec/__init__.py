@@ -3,8 +3,9 @@
 from lepton_pipe.spec.absorb import Absorbing, Around, Operation, Rounding, Tally, Voxelwise
 from lepton_pipe.spec.blame import blamed
 from lepton_pipe.spec.canonical import Ref, Spec, Step, plain
+from lepton_pipe.spec.declare import kernel
 from lepton_pipe.spec.evaluate import as_value, check_result, compute_step, evaluate, finish_step
-from lepton_pipe.spec.kernel import Kernel, is_by_value, kernel, mark_by_value
+from lepton_pipe.spec.kernel import Kernel, is_by_value, mark_by_value
 from lepton_pipe.spec.losses import Counting, Lost, NotFinite
 from lepton_pipe.spec.node import Image, Node, Table, Value
 from lepton_pipe.spec.outputs import nested

@@ -40,7 +40,12 @@ class UfuncKernel(Kernel):
     def run(self, args: Mapping[str, Any], place: Place | None) -> Any:
         """Apply the ufunc; it needs no place."""
         del place
-        return self.fn(*args.values())
+        return _applied(self.fn, list(args.values()))
+
+    def refuse_values(self, context: Mapping[str, Any]) -> None:
+        """Raise where an image cannot be combined with a value that is known now."""
+        with np.errstate(all="ignore"):
+            _applied(self.fn, [_sample(a) for a in context.values()])
 
     def _compute_whole(self, bound: dict[str, Any]) -> Any:
         return self.run(bound, None)
@@ -54,14 +59,14 @@ class UfuncKernel(Kernel):
                 "image is computed in blocks; make a number of it first"
             )
         with np.errstate(all="ignore"):
-            result = np.asarray(self.fn(*map(_sample, arguments)))
+            result = np.asarray(_applied(self.fn, [_sample(a) for a in arguments]))
         _refuse_lossy(self.fn, arguments, result.dtype)
         return result.dtype
 
     def _value_type(self, context: Mapping[str, Any]) -> ValueType:
         arguments = list(context.values())
         with np.errstate(all="ignore"):
-            result = np.asarray(self.fn(*map(_sample, arguments)))
+            result = np.asarray(_applied(self.fn, [_sample(a) for a in arguments]))
         shapes = [a.shape for a in arguments if isinstance(a, ValueType)]
         return ValueType(str(result.dtype), max(shapes, key=len))
 
@@ -92,6 +97,25 @@ def _sample(argument: Any) -> Any:
     if isinstance(argument, ImageType):
         return np.ones((1,), argument.dtype)
     return argument.sample() if isinstance(argument, ValueType) else argument
+
+
+def _applied(ufunc: Any, arguments: list[Any]) -> Any:
+    """Apply a ufunc; of a number that the dtype of an image does not hold say what to do."""
+    try:
+        return ufunc(*arguments)
+    except OverflowError as error:
+        dtypes = [a.dtype for a in arguments if hasattr(a, "dtype")]
+        numbers = [a for a in arguments if type(a) is int]
+        if not dtypes or not numbers:
+            raise
+        dtype = np.result_type(*dtypes)
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        beyond = next((n for n in numbers if not low <= n <= high), numbers[0])
+        raise OverflowError(
+            f"{beyond} does not fit {dtype}, which holds {low} to {high} and would be the dtype of "
+            "the result: it cannot be computed; use astype on the image first, such as "
+            'astype(image, "float32")'
+        ) from error
 
 
 def _refuse_lossy(ufunc: Any, arguments: list[Any], result: np.dtype[Any]) -> None:

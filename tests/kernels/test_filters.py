@@ -214,6 +214,22 @@ def test_gaussians_far_wider_than_the_image_average_it(sigma):
 
 
 @settings(max_examples=40, deadline=None)
+@given(data=st.data(), size=st.integers(1, 30), fn=st.sampled_from([minimum, maximum]))
+def test_extremes_that_reach_beyond_the_image(data, size, fn):
+    image = noise(data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9))), np.uint16, 1)
+    theirs = getattr(scipy.ndimage, f"{fn.name}_filter")(image, size)
+    assert_same(fn(image, size), theirs)
+    check(fn, image, block=(2, 3), size=size)
+
+
+def test_extremes_of_a_box_far_wider_than_the_image():
+    image = noise((40, 30), np.uint16, 1)
+    assert describe(minimum, image, size=10**30)["minimum"].depth == ((39, 39), (29, 29))
+    assert (minimum(image, 10**30) == image.min()).all()
+    assert (maximum(image, {"y": 10**9}) == image.max(axis=0)).all()
+
+
+@settings(max_examples=40, deadline=None)
 @given(shape=st.tuples(st.integers(1, 9), st.integers(1, 9)), size=st.integers(1, 100))
 def test_boxes_that_reach_beyond_the_image(shape, size):
     image = noise(shape, np.float64, 1)
@@ -323,6 +339,8 @@ def test_nan_stays_near():
         (maximum, {"size": True}, "size=True must be made of whole numbers"),
         (median, {"size": -3}, "size=-3 must be made of whole numbers"),
         (median, {"footprint": np.ones(3)}, "the footprint has 1 axes"),
+        (median, {"size": 10**9}, "size=1000000000 is a window of 1000000000 x 1000000000 voxels"),
+        (median, {"radius": 1e9}, "radius=1000000000.0 is a window of 2000000001 x 2000000001"),
         (median, {"size": 3, "radius": 2}, "size=3 and radius=2 were given"),
     ],
 )

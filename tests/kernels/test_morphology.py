@@ -44,6 +44,24 @@ def test_blocks_equal_whole(kernel, data):
     assert result.dtype == image.dtype
 
 
+@pytest.mark.parametrize("kernel", KERNELS[:4], ids=lambda k: k.name)
+def test_windows_that_reach_beyond_the_image(kernel):
+    image = noise((7, 9), np.uint8, 1)
+    theirs = getattr(skimage.morphology, kernel.name)
+    for radius in (6, 9, 30):
+        disk = skimage.morphology.disk(radius)
+        expected = theirs(image, disk, mode="ignore")
+        np.testing.assert_array_equal(kernel(image, radius=radius), expected)
+        np.testing.assert_array_equal(kernel(image, footprint=disk), expected)
+        expected = theirs(image, np.ones((2 * radius + 1, 3)), mode="ignore")
+        np.testing.assert_array_equal(kernel(image, (2 * radius + 1, 3)), expected)
+    value = image.min() if kernel in (erosion, opening) else image.max()
+    for params in ({"size": 10**30}, {"radius": 1e30}):
+        assert (kernel(image, **params) == value).all() or kernel in (opening, closing)
+        depth = describe(kernel, image, **params)[kernel.name].depth
+        assert all(side <= 2 * 8 for pair in depth for side in pair)
+
+
 @pytest.mark.parametrize("shape", [(23, 31), (7, 9, 11), (1, 5), (2, 1, 3)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.bool_])
 @pytest.mark.parametrize("radius", [1, 2, 3])

@@ -16,6 +16,8 @@ from lepton_pipe.kernels.reductions import mean
 from lepton_pipe.spec import Definition, Image, ImageType, Node, Place, evaluate
 from tests.kernels.reduced import blocks_of, image, in_blocks, shapes
 
+PEAK_DTYPES = ["uint8", "uint16", "int32", "float16", "float32", "bool", "int64"]
+
 
 def expected(array, distance, threshold):
     """The rule of find_peaks, voxel by voxel."""
@@ -43,7 +45,7 @@ def voxels(table):
 @st.composite
 def cases(draw, longest=40):
     shape = draw(shapes(longest=longest))
-    dtype = draw(st.sampled_from(["uint8", "uint16", "int32", "float32", "bool", "int64"]))
+    dtype = draw(st.sampled_from(PEAK_DTYPES))
     array = image(shape, dtype, draw(st.integers(0, 2**32)))
     if dtype != "bool" and draw(st.booleans()):  # plateaus
         levels = draw(st.integers(1, 4))
@@ -224,7 +226,7 @@ def test_in_a_pipeline():
         Definition(spots).bind({"raw": type_}, {"distance": 0})
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32"])
 def test_scratch_is_honest(dtype):
     array = image((128, 128, 128), dtype, 0)
     args = {"image": array, "threshold": 0, "min_distance": 3, "exclude_border": False}

@@ -90,6 +90,26 @@ def test_an_image_of_a_single_value_is_all_background(dtype, value):
         assert not (array > method(array)).any()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("float16", 6e4), ("float32", 1e38), ("float32", -3e38), ("float64", 1e300), ("int64", 2**62)],
+)
+def test_an_image_of_a_single_large_number_is_all_background(dtype, value):
+    array = np.full((4, 5), value, dtype)
+    for method in METHODS:
+        assert method(array) == array[0, 0]
+        assert blockwise(describe(method, array), array, block=(2, 3)) == array[0, 0]
+    assert skimage(li, array) == skimage(otsu, array) == array[0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_integers_that_span_all_of_64_bits(dtype):
+    info = np.iinfo(dtype)
+    array = np.array([[info.min, info.min + 9, info.max - 9, info.max]], dtype)
+    for method in METHODS:
+        assert info.min < method(array) < info.max
+
+
 @pytest.mark.parametrize("counts", [[1, 2, 9, 3, 2], [3, 9, 1], [1, 9, 3], [9, 1, 1, 0, 2], [4, 9]])
 def test_triangle_takes_the_side_that_scikit_image_takes(counts):
     array = np.repeat(np.arange(len(counts)), counts).astype(np.uint8)[None]

@@ -342,6 +342,27 @@ def test_a_stage_that_does_not_fit_is_named_with_its_block_and_what_would_be_eno
     assert "give the run at least " in message
 
 
+def test_what_would_do_besides_more_memory_depends_on_what_takes_it():
+    tight = Resources(baseline(Resources(0)) + 500 * MIB, 0)
+    type_ = ImageType(Grid.of((60_000, 60_000)), np.dtype("u2"))
+
+    def message(pipeline, chunk):
+        inputs = {"raw": InputInfo(type_, chunk, "")}
+        with pytest.raises(MemoryRefusedError) as caught:
+            make_plan(Definition(pipeline).bind({"raw": type_}, {}), inputs, tight)
+        return str(caught.value)
+
+    def wide(raw: lp.Image):
+        return {"out": gaussian(raw, 3000)}
+
+    def narrow(raw: lp.Image):
+        return {"out": gaussian(raw, 1)}
+
+    far = "or let its filters look less far than 12000 voxels (on a coarser scale level"
+    assert far in message(wide, (1024, 1024))
+    assert "or store the input in smaller chunks" in message(narrow, (30_000, 30_000))
+
+
 def test_an_output_that_ome_zarr_cannot_hold_is_refused_by_name():
     def waves(raw: lp.Image):
         return {"mask": raw > 1, "phase": wave(raw)}
