@@ -27,10 +27,24 @@ def jit(function: F) -> F:
     Arithmetic is IEEE, operation by operation, so a voxel's result does not depend on where in a
     block it lies.
     """
+    return _compiled(function)
+
+
+def jit_borrowing(function: F) -> F:
+    """Compile a function as `jit` does that makes no arrays: it only borrows those it is handed.
+
+    Numba would count references wherever an array is taken from a tuple. That is an atomic
+    operation, and where it is done for each row it takes a third of the time.
+    """
+    return _compiled(function, _nrt=False)
+
+
+def _compiled(function: F, **options: Any) -> F:
+    njit: Any = numba.njit
     try:
-        compiled: Any = numba.njit(cache=True, nogil=True)(function)
+        compiled = njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:
-        return cast("F", numba.njit(nogil=True)(function))
+        return cast("F", njit(nogil=True, **options)(function))
     # Numba looks at a function's own file alone, and would go on with old code of another file
     # that was compiled into it.
     compiled._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)

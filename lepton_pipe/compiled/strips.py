@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numba
 import numpy as np
 
-from lepton_pipe.compiled import jit
+from lepton_pipe.compiled import jit_borrowing
 from lepton_pipe.compiled.strip_rows import operate, round_row, tally
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -363,7 +363,7 @@ def _empty_window(store: Store, taps: Taps, buffers: Buffers, box: Any, z: int, 
             _store_row(store, start, rows_of_planes, first + k * PITCH, columns)
 
 
-@jit
+@jit_borrowing
 def filter_volume(
     load: Load, store: Store, taps: Taps, buffers: Buffers, tile: Any, inner: Any
 ) -> None:

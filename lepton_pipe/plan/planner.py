@@ -216,9 +216,10 @@ def _plan(
     fitter = Fitter(full, arrays, inputs, budget, resources.slots, devices, rates, tiling)
     stages = fitter.fit(skeletons, levels)
     stages += scale_stages(fitter, stages, part_of)
-    if wanted.keep != "disk" and resources.processes == 1:
+    in_one = wanted.keep != "disk" and resources.processes == 1
+    if in_one:
         stages, arrays, decisions = Holding(fitter, wanted.keep).choose(stages, decisions)
-    if resources.in_process:
+    if in_one or resources.in_process:
         stages = keep_between_stages(stages, arrays, budget)
     elif resources.workers > 1:
         stages = with_room_to_share(stages, budget, resources.workers)

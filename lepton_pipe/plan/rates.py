@@ -12,7 +12,7 @@ from lepton_pipe.spec import Absorbing, Ref, Spec, Step, plain
 from lepton_pipe.spec.canonical import kernel_name
 
 # Nanoseconds per byte before compression to write chunks that are stored already.
-COPY_NS = 0.2
+COPY_NS = 0.7
 # A measured need is raised by this share: the probe block may not be the worst.
 SCRATCH_MARGIN = 1.25
 

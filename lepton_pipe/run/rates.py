@@ -101,7 +101,8 @@ def _stage_rates(old: Rates, plan: Plan, stage: Stage, stats: Stats) -> Rates:
     scratch_read = {r.array is not None and not plan.arrays[r.array].output for r in stage.reads}
     copied = any(is_copied(plan.inputs, plan.arrays[w.array], w.level) for w in stage.writes)
     scratch_written = {not plan.arrays[w.array].output for w in stage.writes}
-    if scratch_read == {False} and decoded:
+    # Chunks that are copied are decoded while they are written: that is no time of decoding alone.
+    if scratch_read == {False} and decoded and not copied:
         found["decode_ns"] = _per(stats.read_core_seconds, decoded)
     if scratch_read == {True} and decoded:
         found["load_ns"] = _per(stats.read_core_seconds, decoded)

@@ -71,8 +71,19 @@ def test_what_is_kept_counts_as_memory_of_the_run(tmp_path):
         assert held < plan.peak_bytes
 
 
-def test_workers_keep_nothing(tmp_path):
-    assert not any(s.kept for s in planned(tmp_path / "a", workers=1).data.stages)
+def test_one_worker_keeps_what_this_process_would(tmp_path):
+    here, there = planned(tmp_path / "a", serial=True), planned(tmp_path / "b", workers=1)
+    assert [s.kept for s in there.data.stages] == [s.kept for s in here.data.stages]
+    report = there.run(progress=False)
+    found = [s.stats.tiers["decoded"] for s in report.stages[1:]]
+    assert all(tier.hits > 0 and tier.misses == 0 for tier in found)
+    here.run(progress=False)
+    assert fingerprints(tmp_path / "a") == fingerprints(tmp_path / "b")
+
+
+@pytest.mark.parametrize("options", [{"workers": 2}, {"workers": 1, "keep": "disk"}])
+def test_nothing_is_kept_for_another_process_or_where_that_is_not_wanted(tmp_path, options):
+    assert not any(s.kept for s in planned(tmp_path / "a", **options).data.stages)
 
 
 @given(random_specs(small_shapes), st.integers(2, 4), st.integers(0, 10**6))

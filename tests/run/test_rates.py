@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 import pytest
+import zarr
 
 import lepton_pipe as lp
 from lepton_pipe.kernels import gaussian
@@ -149,6 +150,21 @@ def test_a_wide_filter_is_not_thought_as_slow_as_a_narrow_one(tmp_path):
     # What is learned of a plan that was made with rates is a share of what kernels declare.
     learn(two_widths.plan(raw=image, out=tmp_path / "other", serial=True).data, report)
     assert machine_rates().factors[narrow] == pytest.approx(0.7 * 1.9 + 0.3 * 4)
+
+
+@lp.pipeline
+def stored_again(raw: lp.Image):
+    return {"out": raw}
+
+
+def test_nothing_is_learned_of_decoding_from_chunks_that_are_copied(tmp_path):
+    zarr.create_array(tmp_path / "raw.zarr", data=IMAGE, chunks=(20, 100, 105))
+    plan = stored_again.plan(raw=tmp_path / "raw.zarr", out=tmp_path / "out", serial=True)
+    (stage, *_) = (report := plan.run(progress=False)).stages
+    before = machine_rates()
+    stage.stats.read_core_seconds = 3.0  # of which writing is a part, where chunks are copied
+    learn(plan.data, report)
+    assert machine_rates() == before
 
 
 @lp.pipeline
