@@ -89,17 +89,17 @@ class Digits:
 
 
 class Rows(NamedTuple):
-    """What was added up of objects, a row for each, in no order.
+    """What was added up of objects, in the order of their labels.
 
     Attributes
     ----------
     labels
         int64.
     sums
-        int64, as ``regions.cu`` lays them out: voxels, sums of positions along each axis, their
-        least, their most; where there are values which of them are not finite (1 NaN, 2 infinity, 4
-        minus infinity), the keys of the least and the most, and limbs of the sum and of the sum of
-        squares. Keys are unsigned, and have the order of the values.
+        int64, a column for each object, as ``regions.cu`` lays out its row: voxels, sums of
+        positions along each axis, their least, their most; where there are values which of them are
+        not finite (1 NaN, 2 infinity, 4 minus infinity), the keys of the least and the most, and
+        limbs of the sum and of the sum of squares. Keys are unsigned, ordered as the values.
     value_limbs
         How many limbs the sum of values has.
     base
@@ -137,16 +137,22 @@ def measured(labels: Any, values: Any) -> Rows | None:
         return None
     table, digits = found
     held = table != 0
-    count, row = int(held.sum()), 1 + 3 * labels.ndim + digits.in_row
+    names = table[held].view(np.int64)
+    count, row = names.size, 1 + 3 * labels.ndim + digits.in_row
     if 8 * row * count + table.size * 12 > _room(labels):
         return None
     rows = xp.empty((count, row), np.int64)
     rows[...] = xp.asarray(_blank(labels.ndim, row))
+    order = xp.argsort(names)
     if count:
-        numbers = xp.cumsum(held, dtype=np.int32) - np.int32(1)
+        numbers, ranks = xp.zeros(table.size, np.int32), xp.empty(count, np.int32)
+        ranks[order] = xp.arange(count, dtype=np.int32)
+        numbers[held] = ranks
         _measure(labels, values, table, numbers, rows, digits)
-    names = xp.asnumpy(table[held]).view(np.int64)
-    return Rows(names, xp.asnumpy(rows), digits.value // 2, digits.base)
+    sums = np.empty((row, count), np.int64)
+    for number, column in enumerate(sums):
+        column[:] = xp.asnumpy(rows[:, number])
+    return Rows(xp.asnumpy(names[order]), sums, digits.value // 2, digits.base)
 
 
 def _room(labels: Any) -> int:

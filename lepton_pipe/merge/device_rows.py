@@ -1,6 +1,6 @@
-"""Objects that were measured on a device: from rows of sums to columns.
+"""Objects that were measured on a device: from columns of sums to those of a table.
 
-What is in a row is said in `lepton_pipe.cuda.regions`. Columns are those that the compiled form,
+What the sums are is said in `lepton_pipe.cuda.regions`. Columns are those that the compiled form,
 `lepton_pipe.compiled.regions.Objects`, gives.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_pipe.cuda.regions import Rows
-from lepton_pipe.merge.pairs import Floats, pairs_of
+from lepton_pipe.device import load
+from lepton_pipe.merge.pairs import Floats
 
 _IS_NAN, _IS_INF, _IS_MINUS_INF = 1, 2, 4
 _BEFORE_LIMBS = 3
@@ -33,9 +34,7 @@ class Objects:
     """
 
     def __init__(self, rows: Rows, corner: Sequence[int], dtype: np.dtype[Any] | None) -> None:
-        order = np.argsort(rows.labels)
-        self._labels: NDArray[np.int64] = rows.labels[order]
-        self._columns: NDArray[np.int64] = np.ascontiguousarray(rows.sums[order].T)
+        self._labels, self._columns = rows.labels, rows.sums
         self._of_values = self._columns[1 + 3 * len(corner) :]
         self._value_limbs, self._base = rows.value_limbs, rows.base
         # Half floats were made float32 before they were added up.
@@ -81,9 +80,9 @@ class Objects:
         """Return pairs for sums of floats and of their squares, the smallest and the largest."""
         odd, least, most = self._extremes()
         unit = self._base - (1075 if self._wide else 150)
-        values, squares = self._limbs()
-        total, rest = pairs_of(values, unit)
-        square, more = pairs_of(squares, 2 * unit)
+        pairs, limbs = load("lepton_pipe.compiled.pairs"), self._of_values[_BEFORE_LIMBS:]
+        total, rest = pairs.nearest_pairs(limbs[: self._value_limbs], unit)
+        square, more = pairs.nearest_pairs(limbs[self._value_limbs :], 2 * unit)
         nan, above, below = ((odd & k) > 0 for k in (_IS_NAN, _IS_INF, _IS_MINUS_INF))
         for flagged, to_total, to_square in (
             (above, np.inf, np.inf),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lepton_pipe.compiled.pairs import nearest_pairs
 from lepton_pipe.merge import pairs
 
 FLOATS = st.floats(-1e15, 1e15, allow_subnormal=False).filter(lambda v: v == 0 or abs(v) > 1e-15)
@@ -92,7 +93,10 @@ def test_integers_become_the_nearest_pairs(numbers, power):
         np.array([(n if i == 4 else n & (2 ** (32 * i + 32) - 1)) >> (32 * i) for n in numbers])
         for i in range(5)
     ]
-    total, rest = pairs.pairs_of([limb.astype(np.int64) for limb in limbs], power)
+    limbs = [limb.astype(np.int64) for limb in limbs]
+    total, rest = pairs.pairs_of(limbs, power)
+    compiled = nearest_pairs(np.array(limbs), power)
+    assert compiled.tobytes() == np.array([total, rest]).tobytes()
     for n, mine, more in zip(numbers, total, rest, strict=True):
         whole = Fraction(n) * Fraction(2) ** power
         assert float(mine) == float(whole)
@@ -104,3 +108,5 @@ def test_integers_beyond_float64_are_infinite():
     total, rest = pairs.pairs_of([np.array([3, -3, 1])], 1023)
     np.testing.assert_array_equal(total, [np.inf, -np.inf, 2.0**1023])
     np.testing.assert_array_equal(np.isnan(rest), [True, True, False])
+    compiled = nearest_pairs(np.array([[3, -3, 1]]), 1023)
+    np.testing.assert_array_equal(compiled, [total, rest])
