@@ -170,6 +170,17 @@ def test_rmm_hands_out_the_memory_where_it_is_installed(rmm, monkeypatch):
         memory.free_pool()
 
 
+def test_rmm_hands_out_memory_without_a_limit_too(rmm, monkeypatch):
+    with fake_cupy():
+        asked = []
+        cuda = sys.modules["cupy"].cuda
+        monkeypatch.setattr(cuda, "set_allocator", asked.append, raising=False)
+        memory.limit_pool(0)
+        memory.limit_pool(0)
+        assert len(asked) == 1
+        assert rmm.mr.current.limit > 2**60
+
+
 def test_memory_of_rmm_that_was_set_up_before_is_used(rmm, monkeypatch):
     rmm.mr.current = own = object()
     with fake_cupy():

@@ -32,8 +32,6 @@ class _RmmPool:
 
     def set_limit(self, size: int) -> None:
         """Hold what is allocated from now on to so many bytes; 0 is no limit."""
-        if self._limited is not None and self.get_limit() == size:
-            return
         limited = self._rmm.mr.LimitingResourceAdaptor(self._memory, size or _NO_LIMIT)
         self._rmm.mr.set_current_device_resource(limited)
         allocator = importlib.import_module("rmm.allocators.cupy").rmm_cupy_allocator
@@ -41,8 +39,8 @@ class _RmmPool:
         self._limited = limited
 
     def get_limit(self) -> int:
-        """Return the limit in bytes; 0 where there is none."""
-        found = _NO_LIMIT if self._limited is None else int(self._limited.get_allocation_limit())
+        """Return the limit in bytes; 0 where there is none, -1 while RMM hands out nothing yet."""
+        found = -1 if self._limited is None else int(self._limited.get_allocation_limit())
         return found if found < _NO_LIMIT else 0
 
     def used_bytes(self) -> int:
@@ -50,9 +48,6 @@ class _RmmPool:
         return 0 if self._limited is None else int(self._limited.get_allocated_bytes())
 
     total_bytes = used_bytes
-
-    def free_all_blocks(self) -> None:
-        """Keep nothing that would have to be given back: CUDA's own pool does that when asked."""
 
 
 def _memory_of(rmm: Any) -> Any:
@@ -106,8 +101,8 @@ def free_pool() -> None:
     """
     gc.collect()
     free_models_memory()
-    with _limiting:
-        _pool().free_all_blocks()
+    # CuPy's has what was taken before RMM; RMM's own memory gives back what is asked for elsewhere.
+    _cupy().get_default_memory_pool().free_all_blocks()
 
 
 def pool_bytes() -> tuple[int, int]:
