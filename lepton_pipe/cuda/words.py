@@ -10,19 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lepton_pipe.cuda.operations import C_TYPES
+
 What = Literal["smallest", "largest", "median"]
 
-_INTEGERS = {
-    "i1": "signed char",
-    "u1": "unsigned char",
-    "i2": "short",
-    "u2": "unsigned short",
-    "i4": "int",
-    "u4": "unsigned int",
-    "i8": "long long",
-    "u8": "unsigned long long",
-}
-
+_INTEGERS = {name: type_ for name, type_ in C_TYPES.items() if name[0] in "iu"}
 _LONGEST_AXIS = 2**30
 
 
