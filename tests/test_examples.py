@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,19 @@ LAST_LINES = {
 }
 
 
+# The scripts start clusters as a user does. On a busy machine Dask itself logs complaints as those
+# close: nannies about slow workers, workers about a scheduler that left during a heartbeat.
+DASK_IS_QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}
+
+
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=os.environ | DASK_IS_QUIET,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -30,8 +41,7 @@ def test_script(script: Path, tmp_path: Path) -> None:
     done = run(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == LAST_LINES[script.stem]
-    # On a busy machine Dask's own nannies complain of workers that are slow to end.
-    assert [line for line in done.stderr.splitlines() if "distributed.nanny" not in line] == []
+    assert done.stderr == ""
 
 
 def test_a_script_runs_twice_and_from_the_command_line(tmp_path: Path) -> None:
