@@ -33,6 +33,8 @@ _PLANES = 4
 _PARTIALS = 3
 
 
+# What was freed leaves gaps in the heap; estimates of tasks are raised by this share.
+ALLOCATOR_SLACK = 1.2
 # Bytes for each voxel of an image of which a table is made: objects of some 1,500 voxels, 230
 # bytes for each while its row is put together. How many there are shows in the run alone, so tables
 # are never why a run is refused: they get no more than this share of the memory.

@@ -16,8 +16,9 @@ from lepton_pipe.geometry import Grid
 from lepton_pipe.kernels import gaussian, label, maximum, mean, opening
 from lepton_pipe.ledger.keys_reads import read_regions
 from lepton_pipe.plan import InputInfo, Resources, make_plan
-from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter
+from lepton_pipe.plan.fit import Fitter
 from lepton_pipe.plan.keeping import beside_again, task_and_cache
+from lepton_pipe.plan.memory import ALLOCATOR_SLACK
 from lepton_pipe.plan.on_device import Devices
 from lepton_pipe.plan.planner import baseline
 from lepton_pipe.plan.uses import uses_of
