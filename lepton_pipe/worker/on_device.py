@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import lcm
 from typing import Any
 
@@ -26,7 +26,7 @@ from lepton_pipe.spec import ImageType, Step
 from lepton_pipe.spec.operators import UfuncKernel
 from lepton_pipe.worker.block import Task
 from lepton_pipe.worker.chain import run_chain
-from lepton_pipe.worker.program import Program
+from lepton_pipe.worker.program import Program, Stats
 from lepton_pipe.worker.running import at_steps
 from lepton_pipe.worker.tolerant import TolerantTask
 
@@ -91,10 +91,17 @@ class DeviceTask(Task):
             finally:
                 self.lane, self.block = None, self._whole
                 self.held.clear()
-        spans = lane.spans()
-        stats.copy_in_seconds += spans.copy_in
-        stats.kernel_seconds += spans.kernels
-        stats.copy_out_seconds += spans.copy_out
+        # Other lanes' share of it is not told twice: each block takes what nobody took before.
+        busy = lanes.busy.take()
+        stats.copy_in_seconds += busy["copy_in"]
+        stats.kernel_seconds += busy["kernels"]
+        stats.copy_out_seconds += busy["copy_out"]
+
+    @contextmanager
+    def _timed(self, what: str, core: str = "") -> Iterator[Stats]:
+        lane = self.lane if what == "compute_seconds" else None
+        with super()._timed(what, core) as stats, lane.kernels() if lane else nullcontext():
+            yield stats
 
     def _lanes(self) -> Lanes:
         return lanes_of(self.program.lanes, self.program.device_bytes)

@@ -126,9 +126,10 @@ class Spent:
 class Stats:
     """What tasks measured: counts, bytes before compression, seconds summed over tasks.
 
-    Those called ``core`` do not count waiting, neither for a disk nor for a core. On a GPU,
-    ``wait_seconds`` are those for which tasks waited for a lane; ``copy_in_seconds``,
-    ``kernel_seconds`` and ``copy_out_seconds`` those that its streams took.
+    Those called ``core`` do not count waiting, neither for a disk nor for a core;
+    ``core_seconds`` are those of whole tasks. On a GPU, ``wait_seconds`` are those for which tasks
+    waited for a lane; ``copy_in_seconds``, ``kernel_seconds`` and ``copy_out_seconds`` those for
+    which it was busy with that, however many tasks there were; see `lepton_pipe.device.busy`.
     """
 
     blocks: int = 0
@@ -139,6 +140,7 @@ class Stats:
     write_seconds: float = 0.0
     read_core_seconds: float = 0.0
     write_core_seconds: float = 0.0
+    core_seconds: float = 0.0
     wait_seconds: float = 0.0
     copy_in_seconds: float = 0.0
     kernel_seconds: float = 0.0

@@ -52,8 +52,9 @@ def test_a_run_on_the_gpu_publishes_what_one_on_the_cores_does(image, tmp_path):
     assert "on the GPU of a process" in plan.explain()
     assert "GPU busy" in str(report)
     stages = report.to_json()["stages"]
-    limits = {"reading", "copying_in", "kernels", "copying_out", "writing"}
+    limits = {"reading", "writing", "launching", "copying_in", "kernels", "copying_out", "waiting"}
     assert {s["device"]["limit"] for s in stages} <= limits
+    assert all(0 <= s["device"][name] <= 1 for s in stages for name in (limits | {"cores"}))
     assert sum(s.stats.copy_in_seconds for s in report.stages) > 0
     record = json.loads((tmp_path / "gpu.zarr" / "lepton.json").read_text())
     assert "kernel_seconds" in json.dumps(record)
