@@ -190,6 +190,7 @@ class StageRunner:
             device=self.plan.resources.device,
             lanes=stage.lanes,
             device_bytes=self.plan.resources.device_memory,
+            direct=self.plan.resources.direct,
             cache_bytes=stage.cache_bytes // self.plan.resources.processes,
             copies=self.copies,
             kept={k: _chunked(self._target(*k).source()) for k in stage.kept},
