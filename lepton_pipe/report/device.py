@@ -21,8 +21,9 @@ class DeviceReport(NamedTuple):
         that blocks do there, such as launching kernels and filling the buffers of copies.
     copying_in, kernels, copying_out
         Shares of the time in which a GPU was busy with that, for any of its blocks: the mean over
-        the GPUs. That of kernels is an upper bound: it has in it what CuPy's kernels waited for
-        their launches within a step.
+        the GPUs. These are upper bounds: they have in them what CuPy's kernels waited for their
+        launches within a step, and what a thread waited for Python's lock before it could mark the
+        end of its work. Chunks that are read straight to a GPU are not among the copies.
     waiting
         Share of the blocks' time for which they waited while they read or wrote: for storage, for
         a core, or for Python's lock.
