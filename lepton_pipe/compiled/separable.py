@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lepton_pipe.compiled.strip_rows import ADD, MAXIMUM, MINIMUM, MULTIPLY, SUBTRACT
+from lepton_pipe.compiled.strip_taps import PITCH
 from lepton_pipe.compiled.strips import (
-    PITCH,
     Before,
     Buffers,
     Images,
@@ -283,19 +283,21 @@ class _Work(NamedTuple):
         planes = 1 if taps.z.size == 1 else max(8, taps.z.size // 8 * 4)
         planes = min(planes, math.ceil(depth / 4) * 4)
         slots = planes + taps.z.size - 1
-        rows = min(_rows_at_once(shape, taps, planes, slots), math.ceil(height / 4) * 4)
+        most = _rows_at_once(shape, taps, planes, slots, columns)
+        rows = min(most, math.ceil(height / 4) * 4)
         counts = (rows + taps.y.size - 1, rows, rows * slots, planes)
         read, across, window, result = (np.empty((n + 3) * PITCH, taps.x.dtype) for n in counts)
         return cls((planes, rows, columns), Buffers(read, across, window, slots, result))
 
 
-def _rows_at_once(shape: tuple[int, ...], taps: Taps, planes: int, slots: int) -> int:
+def _rows_at_once(shape: tuple[int, ...], taps: Taps, planes: int, slots: int, columns: int) -> int:
     """Return how many rows of all windows of planes, and rows read, fit the cache."""
-    row = PITCH * taps.x.itemsize
+    whole, used = PITCH * taps.x.itemsize, (columns + taps.x.size - 1) * taps.x.itemsize
     # Far more rows are read than made where taps along y are many: better to leave the cache then.
-    wanted = min(_BEYOND_CACHE, (taps.y.size // 4 * (slots + 6)) * row)
+    wanted = min(_BEYOND_CACHE, (taps.y.size // 4 * (slots + 6)) * used)
+    cache = max(_IN_CACHE, wanted)
     # Small arrays get small buffers: a byte for a voxel will do.
-    room = min(max(_IN_CACHE, wanted), math.prod(shape) * taps.x.itemsize // 4) // row
+    room = min(cache // used, min(2 * cache, math.prod(shape) * taps.x.itemsize // 4) // whole)
     return max(4, int(room - taps.y.size - planes) // (slots + 2) // 4 * 4)
 
 

@@ -2,8 +2,7 @@
 
 A strip is some rows (y) by some columns (x) through all planes (z). For each plane its rows are
 converted to float, weighed along y, then along x; a window of planes done so far is kept, and
-weighed along z. All buffers are rows of floats `PITCH` apart, so that the compiler knows the
-distance between rows and can compute eight taps of four rows from eleven loads.
+weighed along z. All buffers are rows of floats, see `lepton_pipe.compiled.strip_taps`.
 
 Every voxel is made by the same operations in the same order wherever it lies in a strip or block.
 What lies beyond the image is its mirror image (``d c b a | a b c d | d c b a``).
@@ -22,6 +21,7 @@ import numpy as np
 
 from lepton_pipe.compiled import jit_borrowing
 from lepton_pipe.compiled.strip_rows import operate, round_row, tally
+from lepton_pipe.compiled.strip_taps import PITCH, copy_row, weigh_row, weigh_rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,11 +37,6 @@ def _inlined(function: F) -> F:
 def _leaf(function: F) -> F:
     """Compile a function to be called by others alone."""
     return numba.extending.register_jitable(function)
-
-
-# An odd number of cache lines of floats, so that rows above one another do not compete for the
-# same places in the cache.
-PITCH = 560
 
 
 class Images(NamedTuple):
@@ -138,96 +133,6 @@ class Buffers(NamedTuple):
     result: Any
 
 
-# -- rows: row `r` of a buffer is the `n` floats from element `r` on ----------------------------
-# Elements are counted in unsigned numbers, for which Numba does not look whether they are negative.
-
-
-@_leaf
-def _copy(target: Any, t: int, source: Any, s: int, n: int) -> None:
-    for x in range(n):
-        target[np.uintp(t + x)] = source[np.uintp(s + x)]
-
-
-@_leaf
-def _set(out: Any, o: int, row: Any, r: int, w: float, n: int) -> None:
-    for x in range(n):
-        out[np.uintp(o + x)] = w * row[np.uintp(r + x)]
-
-
-@_leaf
-def _add(out: Any, o: int, row: Any, r: int, w: float, n: int) -> None:
-    for x in range(n):
-        out[np.uintp(o + x)] += w * row[np.uintp(r + x)]
-
-
-@_leaf
-def _add_taps(out: Any, o: int, row: Any, r: int, w: Any, n: int) -> None:
-    for x in range(n):
-        a = w[0] * row[np.uintp(r + x)]
-        for k in range(1, len(w)):
-            a += w[k] * row[np.uintp(r + x + k)]
-        out[np.uintp(o + x)] += a
-
-
-@_leaf
-def _add_taps_of_rows(out: Any, o: int, rows: Any, r: int, w: Any, n: int) -> None:
-    for x in range(n):
-        a = w[0] * rows[np.uintp(r + x)]
-        b = w[0] * rows[np.uintp(r + x + PITCH)]
-        c = w[0] * rows[np.uintp(r + x + 2 * PITCH)]
-        d = w[0] * rows[np.uintp(r + x + 3 * PITCH)]
-        for k in range(1, len(w)):
-            a += w[k] * rows[np.uintp(r + x + k * PITCH)]
-            b += w[k] * rows[np.uintp(r + x + (k + 1) * PITCH)]
-            c += w[k] * rows[np.uintp(r + x + (k + 2) * PITCH)]
-            d += w[k] * rows[np.uintp(r + x + (k + 3) * PITCH)]
-        out[np.uintp(o + x)] += a
-        out[np.uintp(o + x + PITCH)] += b
-        out[np.uintp(o + x + 2 * PITCH)] += c
-        out[np.uintp(o + x + 3 * PITCH)] += d
-
-
-@_leaf
-def _weigh_rows(out: Any, o: int, rows: Any, r: int, w: Any, count: int, n: int) -> None:
-    """Set ``out[i] = sum(w[k] * rows[i + k])`` for `count` rows of length `n`.
-
-    Up to three rows more are written, from whatever lies there.
-    """
-    end = -(-count // 4) * 4 * PITCH
-    for i in range(0, end, PITCH):
-        _set(out, o + i, rows, r + i, w[0], n)
-    k = 1
-    while k + 8 <= w.size:
-        eight = (w[k], w[k + 1], w[k + 2], w[k + 3], w[k + 4], w[k + 5], w[k + 6], w[k + 7])
-        for i in range(0, end, 4 * PITCH):
-            _add_taps_of_rows(out, o + i, rows, r + i + k * PITCH, eight, n)
-        k += 8
-    if k + 4 <= w.size:
-        four = (w[k], w[k + 1], w[k + 2], w[k + 3])
-        for i in range(0, end, 4 * PITCH):
-            _add_taps_of_rows(out, o + i, rows, r + i + k * PITCH, four, n)
-        k += 4
-    for j in range(k, w.size):
-        for i in range(0, end, PITCH):
-            _add(out, o + i, rows, r + i + j * PITCH, w[j], n)
-
-
-@_leaf
-def _weigh_row(out: Any, o: int, row: Any, r: int, w: Any, n: int) -> None:
-    """Set ``out[x] = sum(w[k] * row[x + k])`` for `n` voxels."""
-    _set(out, o, row, r, w[0], n)
-    k = 1
-    while k + 8 <= w.size:
-        eight = (w[k], w[k + 1], w[k + 2], w[k + 3], w[k + 4], w[k + 5], w[k + 6], w[k + 7])
-        _add_taps(out, o, row, r + k, eight, n)
-        k += 8
-    if k + 4 <= w.size:
-        _add_taps(out, o, row, r + k, (w[k], w[k + 1], w[k + 2], w[k + 3]), n)
-        k += 4
-    for j in range(k, w.size):
-        _add(out, o, row, r + j, w[j], n)
-
-
 @_leaf
 def _mirrored(i: int, n: int) -> int:
     if i < -n or i >= 2 * n:
@@ -260,13 +165,13 @@ def _tally_row(store: Store, z: int, y: int, x: int, row: Any, r: int, n: int) -
 @_inlined
 def _load_row(load: Load, start: int, row: Any, r: int, n: int) -> None:
     if load.kind == 0:
-        _copy(row, r, load.images.uint8, start, n)
+        copy_row(row, r, load.images.uint8, start, n)
     elif load.kind == 1:
-        _copy(row, r, load.images.uint16, start, n)
+        copy_row(row, r, load.images.uint16, start, n)
     elif load.kind == 2:
-        _copy(row, r, load.images.int16, start, n)
+        copy_row(row, r, load.images.int16, start, n)
     else:
-        _copy(row, r, load.images.floats, start, n)
+        copy_row(row, r, load.images.floats, start, n)
 
 
 @_inlined
@@ -274,13 +179,13 @@ def _store_row(store: Store, start: int, row: Any, r: int, n: int) -> None:
     if store.rounded:
         round_row(row, r, store.low, store.high, n)
     if store.kind == 0:
-        _copy(store.images.uint8, start, row, r, n)
+        copy_row(store.images.uint8, start, row, r, n)
     elif store.kind == 1:
-        _copy(store.images.uint16, start, row, r, n)
+        copy_row(store.images.uint16, start, row, r, n)
     elif store.kind == 2:
-        _copy(store.images.int16, start, row, r, n)
+        copy_row(store.images.int16, start, row, r, n)
     else:
-        _copy(store.images.floats, start, row, r, n)
+        copy_row(store.images.floats, start, row, r, n)
 
 
 # -- one strip ------------------------------------------------------------------------------
@@ -309,11 +214,11 @@ def _weigh_plane(load: Load, taps: Taps, buffers: Buffers, box: Any, z: int, slo
     first, last = max(left, 0), min(left + n, width)
     top, count = y - taps.y.size // 2, rows + taps.y.size - 1
     _fill_rows(load, top, count, z, first, buffers.read, last - first)
-    _weigh_rows(buffers.across, first - left, buffers.read, 0, taps.y, rows, last - first)
+    weigh_rows(buffers.across, first - left, buffers.read, 0, taps.y, rows, last - first)
     for i in range(rows):
         r = i * PITCH
         _pad(buffers.across, r, left, n, first, last, width)
-        _weigh_row(buffers.window, (i * slots + slot) * PITCH, buffers.across, r, taps.x, columns)
+        weigh_row(buffers.window, (i * slots + slot) * PITCH, buffers.across, r, taps.x, columns)
 
 
 @_leaf
@@ -322,7 +227,7 @@ def _copy_slots(window: Any, slots: int, box: Any, source: int, target: int, cou
     _, _, rows, columns = box
     for i in range(rows):
         for k in range(i * slots, i * slots + count):
-            _copy(window, (k + target) * PITCH, window, (k + source) * PITCH, columns)
+            copy_row(window, (k + target) * PITCH, window, (k + source) * PITCH, columns)
 
 
 @_inlined
@@ -354,7 +259,7 @@ def _empty_window(store: Store, taps: Taps, buffers: Buffers, box: Any, z: int, 
     for i in range(rows):
         rows_of_planes, first = buffers.window, i * buffers.slots * PITCH
         if taps.z.size > 1:
-            _weigh_rows(buffers.result, 0, buffers.window, first, taps.z, count, columns)
+            weigh_rows(buffers.result, 0, buffers.window, first, taps.z, count, columns)
             rows_of_planes, first = buffers.result, 0
         for k in range(count):
             start = store.start + (z + k) * store.plane + (y + i) * store.row + x

@@ -315,7 +315,7 @@ def _take_by_name(out: Path, path: Path) -> int | None:
     said = _content(path)
     if lives(said):
         raise LockedError(_refusal(out, parsed(said)))
-    _take_away(path, said)
+    _take_away(path)
     mine = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(mine, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -340,17 +340,20 @@ def _take_by_name(out: Path, path: Path) -> int | None:
     return None
 
 
-def _take_away(path: Path, dead: bytes) -> None:
-    """Remove the lock file that says what `dead` says; put back one that says otherwise."""
+def _take_away(path: Path) -> None:
+    """Remove a lock file that names no live process; put back one that was made meanwhile.
+
+    One that names nobody is never put back: it could take the place of one that has a holder.
+    """
     tomb = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         path.rename(tomb)
     except FileNotFoundError:
         return
-    if _content(tomb) == dead:
-        tomb.unlink(missing_ok=True)
-    else:
+    if lives(_content(tomb)):
         tomb.rename(path)
+    else:
+        tomb.unlink(missing_ok=True)
 
 
 def _content(path: Path) -> bytes:

@@ -60,7 +60,11 @@ _SETTINGS = {
     # Looks at the stacks of all threads, holding the GIL.
     "distributed.worker.profile.interval": "100ms",
     "distributed.comm.retry.count": 3,
+    # Event loops that look 50 times a second whether they are late take more than all tasks do.
+    "distributed.admin.tick.interval": "1s",
     "distributed.admin.tick.limit": "20s",
+    "distributed.admin.system-monitor.interval": "1s",
+    "distributed.worker.memory.monitor-interval": "250ms",
     # Block tasks return small partials: beyond the share that `TieredData` has for them, what is in
     # a worker's memory cannot be spilled to any use, and pausing would only hide that a plan was
     # wrong.

@@ -23,6 +23,7 @@ from lepton_pipe.run.digests import known_otherwise
 from lepton_pipe.run.inputs import copies_of, identities_of
 from lepton_pipe.run.interrupts import interrupts_kept, raise_lost_interrupt
 from lepton_pipe.run.layouts import PLANNED_WITH, lay_out
+from lepton_pipe.run.machine import cores
 from lepton_pipe.run.processes import executor_of, shared_inputs
 from lepton_pipe.run.published import Published, Spoilt
 from lepton_pipe.run.quarantine import Quarantine
@@ -110,6 +111,8 @@ def run_plan(
                 board,
                 books,
                 quarantine,
+                # Of another's cluster it is known how many blocks it runs, not on how many cores.
+                cores() if scheduler is None else plan.resources.slots,
             )
             run.all_stages()
             raise_lost_interrupt()

@@ -23,6 +23,8 @@ from lepton_pipe.store.open import MARKER
 RECORD_FORMAT = 1
 VALUES = "values.json"
 _LIBRARIES = ("lepton-pipe", "dask", "distributed", "numpy", "scipy", "scikit-image", "zarr")
+_NUMPY = (np.generic, np.ndarray)
+_NESTED = (dict, list, tuple, np.ndarray)
 
 
 class Results:
@@ -171,8 +173,8 @@ def _column(array: np.ndarray[Any, Any]) -> Any:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data for people and programs alike."""
-    path.write_text(json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n")
+    """Write plain data for people and programs alike; a list of plain values takes one line."""
+    path.write_text(_json_text(data, "\n") + "\n")
 
 
 def library_versions() -> dict[str, str]:
@@ -181,7 +183,22 @@ def library_versions() -> dict[str, str]:
     return {name: installed_version(name) or "unknown" for name in _LIBRARIES}
 
 
+def _json_text(data: Any, line: str) -> str:
+    """Return data as JSON, of which each line begins with `line`.
+
+    Lists of numbers go to the encoder in one piece: a histogram of 65,536 bins would be as many
+    lines, and take longer than all else that is written.
+    """
+    inner, value = f"{line}  ", _plain(data) if isinstance(data, _NUMPY) else data
+    if isinstance(value, dict) and value:
+        parts = [f"{json.dumps(str(n))}: {_json_text(v, inner)}" for n, v in value.items()]
+        return f"{{{inner}{f',{inner}'.join(parts)}{line}}}"
+    if isinstance(value, list | tuple) and any(isinstance(v, _NESTED) for v in value):
+        return f"[{inner}{f',{inner}'.join(_json_text(v, inner) for v in value)}{line}]"
+    return json.dumps(value, allow_nan=False, default=_plain)
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
+    if isinstance(value, _NUMPY):
         return value_json(value.tolist())
     raise TypeError(f"{type(value).__name__} is no JSON data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -34,12 +35,15 @@ def dask_setup(_worker: Worker) -> None:
 
 
 def dask_teardown(worker: Worker) -> None:
-    """End a worker at once that is told to stop before it has started.
+    """End a worker without a word, and at once where it has not started.
 
-    Dask's nanny does that at the end of a run when it has taken the late greeting of a worker that
-    was lost for that of the next one. A worker goes on starting after it was stopped, and would
-    fail with a traceback. One that fails to start says why, and is left alone.
+    A heartbeat that is under way as the connections close fails, and tornado would tell the user.
+
+    A worker is told to stop before it has started by Dask's nanny, which takes the late greeting
+    of one that was lost for that of the next as a run ends. It would go on starting, and fail with
+    a traceback. One that fails to start says why, and is left alone.
     """
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     stream = worker.batched_stream
     if (stream is None or stream.comm is None) and sys.exception() is None:
         os._exit(0)

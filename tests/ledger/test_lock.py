@@ -13,11 +13,12 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from lepton_pipe.errors import LockedError, RefusedError
-from lepton_pipe.ledger.lock import Holder, OutputLock, holder, lock_path, refuse_locked
+from lepton_pipe.ledger.lock import Holder, OutputLock, holder, lock_path, myself, refuse_locked
 from tests.command import environment, names
 
 HOLD = """
@@ -323,6 +324,24 @@ class TestWithoutLocks:
         with OutputLock(tmp_path / "o"):
             pass
 
+    def test_an_empty_file_never_takes_the_place_of_a_holder(self, tmp_path, monkeypatch):
+        path = lock_path(tmp_path / "o")
+        path.write_bytes(a_dead_process())
+        rename = Path.rename
+
+        def raced(self, target):
+            if self == path:
+                path.write_bytes(b"")  # by a third process, which is about to look
+            rename(self, target)
+            if self == path:
+                path.write_bytes(myself())  # by a fourth, which had taken it away, and puts it back
+
+        monkeypatch.setattr(Path, "rename", raced)
+        with pytest.raises(LockedError, match=f"process {os.getpid()} on"):
+            OutputLock(tmp_path / "o").acquire()
+        assert holder(tmp_path / "o").pid == os.getpid()
+        assert names(tmp_path) == {path.name}
+
     def test_another_host_is_believed_and_the_remedy_named(self, tmp_path):
         path = lock_path(tmp_path / "o")
         path.write_bytes(a_dead_process(host="elsewhere"))
@@ -335,9 +354,9 @@ class TestWithoutLocks:
         from lepton_pipe.ledger.lock import _take_away
 
         path = lock_path(tmp_path / "o")
-        path.write_bytes(b"alive")
-        _take_away(path, b"dead")
-        assert path.read_bytes() == b"alive"
+        path.write_bytes(said := myself())
+        _take_away(path)
+        assert path.read_bytes() == said
         assert names(tmp_path) == {path.name}
 
     def test_without_hard_links_either_it_is_refused(self, tmp_path, monkeypatch):

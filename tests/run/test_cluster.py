@@ -40,6 +40,37 @@ def test_a_cluster_is_closed_in_silence_while_a_worker_is_replaced(tmp_path):
     assert done.stderr == ""
 
 
+CLOSED_DURING_A_HEARTBEAT = """
+import asyncio
+from pathlib import Path
+from distributed.core import Status
+from tornado.ioloop import PeriodicCallback
+from lepton_pipe.plan import Resources
+from lepton_pipe.run.cluster import local_client
+
+def beat_late(dask_worker):
+    async def beat():
+        while dask_worker.rpc.status != Status.closed:
+            await asyncio.sleep(0.001)
+        print("a late heartbeat", flush=True)
+        raise RuntimeError("ConnectionPool is closed")
+
+    dask_worker.loop.add_callback(PeriodicCallback(beat, 1).start)
+
+with local_client(Resources(2**31, 1, 1), 2**31, Path.cwd()) as client:
+    client.run(beat_late)
+"""
+
+
+def test_a_cluster_is_closed_in_silence_while_a_worker_tells_that_it_lives(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(CLOSED_DURING_A_HEARTBEAT)
+    done = python(script, cwd=tmp_path, seconds=240)
+    assert done.returncode == 0, done.stderr
+    assert "a late heartbeat" in done.stdout
+    assert done.stderr == ""
+
+
 ITS_WORKER_IS_GONE_FOR_GOOD = """
 import os, time
 from pathlib import Path

@@ -1,68 +1,57 @@
-"""Tables and small results as files."""
+"""JSON files of a result: the same data as the encoder's, laid out for people."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-import lepton_pipe as lp
-from lepton_pipe.kernels import label, regionprops
-from lepton_pipe.run import results, stage_runner
-from lepton_pipe.run.results import write_table
+from lepton_pipe.run.results import write_json
 
-NUMBERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
-
-
-@lp.pipeline
-def table_of(raw: lp.Image):
-    return {"objects": regionprops(label(raw > 100))}
-
-
-@pytest.mark.parametrize("rows", [0, 1, 7, 3000])
-def test_columns_are_what_pyarrow_makes_of_them(rows, tmp_path):
-    rng = np.random.default_rng(rows)
-    columns = {d: (rng.normal(size=rows) * 50).astype(d) for d in NUMBERS}
-    columns["nan"] = np.where(rng.random(rows) < 0.5, np.nan, 1.0)
-    columns["flag"] = rng.random(rows) < 0.5
-    columns["strided"] = np.arange(3 * rows)[::3]
-    columns["foreign"] = np.arange(rows, dtype=">i4")
-    columns["name"] = np.array([f"object {i}" for i in range(rows)], dtype=str)
-    columns["list"] = list(range(rows))
-    columns = {n: c for n, c in columns.items() if rows or n != "list"}
-    assert write_table(tmp_path / "t.parquet", columns) == rows
-    found = pq.read_table(tmp_path / "t.parquet")
-    native = {
-        n: np.asarray(c).astype(np.asarray(c).dtype.newbyteorder("=")) for n, c in columns.items()
-    }
-    expected = pa.table(native)
-    assert found.schema == expected.schema
-    for name in columns:
-        a, b = found[name].to_numpy(), expected[name].to_numpy()
-        np.testing.assert_array_equal(a, b)
-        assert found[name].null_count == 0
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+DATA = st.recursive(
+    PLAIN | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
 
 
-def test_a_table_of_numbers_does_not_load_pandas(tmp_path):
-    code = (
-        "import sys, pathlib, numpy as np\n"
-        "from lepton_pipe.run.results import write_table\n"
-        f"write_table(pathlib.Path({str(tmp_path / 't.parquet')!r}), "
-        "{'a': np.arange(3), 'b': np.ones(3, 'f4')})\n"
-        "sys.exit('pandas' in sys.modules)"
+@given(DATA)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_reads_back_as_it_was(tmp_path: Path, data: Any) -> None:
+    write_json(tmp_path / "data.json", data)
+    assert json.loads((tmp_path / "data.json").read_text()) == data
+
+
+def test_a_list_of_numbers_takes_one_line(tmp_path: Path) -> None:
+    data = {"counts": np.arange(4), "levels": [{"shape": (2, 3)}, {}], "empty": [], "one": 1.5}
+    write_json(tmp_path / "data.json", data)
+    assert (tmp_path / "data.json").read_text() == (
+        "{\n"
+        '  "counts": [0, 1, 2, 3],\n'
+        '  "levels": [\n'
+        "    {\n"
+        '      "shape": [2, 3]\n'
+        "    },\n"
+        "    {}\n"
+        "  ],\n"
+        '  "empty": [],\n'
+        '  "one": 1.5\n'
+        "}\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_what_blocks_held_is_given_back_before_tables_are_packed(tmp_path, monkeypatch):
-    done = []
-    monkeypatch.setattr(stage_runner, "give_back", lambda: done.append("given back"))
-    plain = results.write_table
-    monkeypatch.setattr(results, "write_table", lambda *a: done.append("packed") or plain(*a))
-    image = np.pad(np.full((4, 4), 200, np.uint8), 4)
-    table_of.plan(raw=image, out=tmp_path / "o", serial=True).run(progress=False)
-    assert done[:2] == ["given back", "packed"]
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("nan")]])
+def test_numbers_that_json_has_no_word_for_are_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "data.json", {"value": value})
+
+
+def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="object is no JSON data"):
+        write_json(tmp_path / "data.json", {"value": object()})
