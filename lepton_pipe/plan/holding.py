@@ -32,7 +32,7 @@ DURABLE_SECONDS = 30.0
 _SHRINKS = {"labels": 40.0, "mask": 16.0, "image": 1.25}
 _BETTER = 4
 # Room for arrays up to this size does not count on packing: of little, some packs badly.
-_SMALL_BYTES = 32 * 2**20
+_SMALL_BYTES = 64 * 2**20
 # The header of what Blosc packs, and the checksum behind it.
 _FRAME_BYTES = 16 + 4
 # Nanoseconds for each packed byte that need not be written to a file and read back.

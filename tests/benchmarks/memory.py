@@ -50,7 +50,8 @@ class Peak:
     Attributes
     ----------
     resident
-        Summed over all processes: shared pages count once for each.
+        Summed over all processes: shared pages count once for each. Exact for one process; of
+        several, the most that was seen at one look.
     computing
         Of that, the worst moment before all blocks had ended.
     proportional
@@ -69,7 +70,9 @@ class Peak:
         ended
             What is there as soon as all blocks have ended.
         """
-        resident = sum(map(_resident, tree(pid)))
+        processes = tree(pid)
+        alone = len(processes) == 1
+        resident = _most_resident(pid) if alone else sum(map(_resident, processes))
         self.resident = max(self.resident, resident)
         if not ended.exists():
             self.computing = max(self.computing, resident)
@@ -80,6 +83,14 @@ class Peak:
 def _resident(pid: int) -> int:
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return 0
+
+
+def _most_resident(pid: int) -> int:
+    """Return the most that a process has held so far, which the system knows to the moment."""
+    with suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(n.split()[1]) for n in lines if n.startswith("VmHWM:")) * 1024
     return 0
 
 

@@ -108,7 +108,7 @@ CASES = {
 
 def tiny(case: Case) -> tuple[int, ...]:
     """Return the shape of an image that is next to nothing, but has scale levels."""
-    return tuple({"z": 8, "y": 288, "x": 288}.get(axis, 1) for axis in case.axes)
+    return tuple({"z": 2, "y": 288, "x": 288}.get(axis, 1) for axis in case.axes)
 
 
 def make_input(home: Path, name: str, shape: tuple[int, ...]) -> Path:
