@@ -38,21 +38,17 @@ ALLOCATOR_SLACK = 1.2
 # What stays until later stages have read it is raised by less: with images that do not pack the
 # heap grew by 3 to 8 percent more than they took.
 HELD_SLACK = 1.1
-# Bytes for each voxel of an image of which a table is made: objects of some 1,500 voxels in a
-# plane and 4,500 in a volume, 230 bytes for each while its row is put together. How many there are
-# shows in the run alone, so tables are never why a run is refused: they get no more than this share
-# of the memory.
-_TABLE_BYTES, _TABLE_BYTES_IN_3D = 0.15, 0.05
+# Bytes for each voxel of an image of which a table is made: objects of some 1,500 voxels, 230
+# bytes for each while its row is put together. How many there are shows in the run alone, so tables
+# are never why a run is refused: they get no more than this share of the memory.
+TABLE_BYTES = 0.15
 _TABLE_SHARE = 0.2
 
 
 def table_bytes(spec: Spec, left: int) -> int:
     """Return what to set aside for the tables of a pipeline, of the bytes left for arrays."""
     tables = [s for s in spec.steps if isinstance(s.type, TableType)]
-    grids = [spec.leading_grid(s) for s in tables]
-    wanted = sum(
-        g.size * (_TABLE_BYTES_IN_3D if len(g.spatial) == 3 else _TABLE_BYTES) for g in grids
-    )
+    wanted = sum(TABLE_BYTES * spec.leading_grid(s).size for s in tables)
     return int(min(wanted, _TABLE_SHARE * left))
 
 

@@ -9,9 +9,8 @@ import pytest
 
 import lepton_pipe as lp
 from lepton_pipe.geometry import Grid
-from lepton_pipe.kernels import gaussian, label, regionprops
+from lepton_pipe.kernels import gaussian
 from lepton_pipe.plan import InputInfo, Resources, make_plan
-from lepton_pipe.plan.memory import table_bytes
 from lepton_pipe.spec import ImageType
 
 GIB = 2**30
@@ -46,19 +45,3 @@ def test_a_single_block_takes_no_less_on_more_cores():
     assert len(eight.stages[0].blocks) == 1
     assert eight.seconds == pytest.approx(alone.seconds)
     assert plan_of((9000, 9000), (1024, 1024), 8).seconds < alone.seconds * 10 / 4
-
-
-@lp.pipeline
-def cells(raw: lp.Image):
-    return {"cells": regionprops(label(raw > 9), raw)}
-
-
-def test_tables_take_less_of_volumes_than_of_planes_and_never_much_of_the_memory():
-    def of(shape, left):
-        type_ = ImageType(Grid.of(shape), np.dtype("u2"))
-        return table_bytes(cells.bind({"raw": type_}, {}), left)
-
-    plane, volume = of((1000, 1000), GIB), of((10, 100, 1000), GIB)
-    assert 100 * 10**3 < plane < 200 * 10**3
-    assert 40 * 10**3 < volume < plane / 2
-    assert of((1000, 1000), 1000) == 200
