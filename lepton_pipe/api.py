@@ -138,11 +138,8 @@ class Pipeline(Definition):
             digest=digest,
             staging=staging,
         )
-        sources = open_images(images, tolerant=on_error != "fail", sparse=sparse)
-        if digest:
-            sources = {n: s.known_by_bytes() for n, s in sources.items()}
         bind = partial(self.bind, parameters=parameters)
-        return Plan(bind, sources, out, options, self.reference, spoilt)
+        return Plan(bind, _inputs(images, options), out, options, self.reference, spoilt)
 
 
 def pipeline(fn: Callable[..., Any]) -> Pipeline:
@@ -208,6 +205,14 @@ def open_images(
 ) -> dict[str, Source]:
     """Open the images of a pipeline, by name."""
     return {n: open_image(what, tolerant=tolerant, sparse=sparse) for n, what in images.items()}
+
+
+def _inputs(images: Mapping[str, Any], options: RunOptions) -> dict[str, Source]:
+    """Open the images of a pipeline, to be known by their bytes if the run shall know them so."""
+    sources = open_images(images, tolerant=options.on_error != "fail", sparse=options.sparse)
+    if options.digest:
+        sources = {n: s.known_by_bytes() for n, s in sources.items()}
+    return sources
 
 
 __all__ = ["Pipeline", "Plan", "RefusedError", "RunOptions", "open_image", "pipeline"]

@@ -100,16 +100,9 @@ def run_plan(
         ):
             quarantine = Quarantine(on_error, books.ledger)
             board.watch(lambda: memory.peak_bytes, lambda: len(quarantine))
+            inputs, copied = shared_inputs(plan, sources, staging), frozenset(copies)
             run = StageRunner(
-                plan,
-                shared_inputs(plan, sources, staging),
-                frozenset(copies),
-                staging,
-                executor,
-                watcher,
-                board,
-                books,
-                quarantine,
+                plan, inputs, copied, staging, executor, watcher, board, books, quarantine
             )
             run.all_stages()
             raise_lost_interrupt()
@@ -118,11 +111,16 @@ def run_plan(
         run.finish(identities)
         if published is not None and spoilt is not None:
             restore(published, staging.path, books.ledger, plan)
-        books.note_files()
-        books.close()
-        staging.publish()
-        give_back()
+        _publish(staging, books)
     return run.report
+
+
+def _publish(staging: AnyStaging, books: Books) -> None:
+    """Note what the result consists of, and make it visible, whole, as the last act."""
+    books.note_files()
+    books.close()
+    staging.publish()
+    give_back()
 
 
 def _note_begin(
