@@ -38,7 +38,6 @@ def made(service, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in service.environment().items():
             patch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
         bench.plan("objects", URL, staging=bench.folder, times=1.1).run(progress=False)
     return bench, dict(service.objects)
 
