@@ -92,13 +92,13 @@ def test_a_kernel_that_ends_its_process_fails_the_run(here):
 class Running:
     """A slow run on Dask, begun and seen to compute."""
 
-    def __init__(self, here, *more):
+    def __init__(self, here, *more, seconds):
         self.blocks = here / "blocks"
         self.blocks.mkdir()
         self.process = subprocess.Popen(
             [*LEPTON, *words("slow", "--folder", str(self.blocks), *map(str, more))],
             cwd=here,
-            env=environment(),
+            env=environment(LEPTON_TEST_SECONDS=str(seconds)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -130,8 +130,8 @@ class Running:
 def running(here):
     started = []
 
-    def start(*more):
-        started.append(Running(here, *more))
+    def start(*more, seconds=0.5):
+        started.append(Running(here, *more, seconds=seconds))
         return started[0]
 
     yield start
@@ -155,7 +155,7 @@ def running(here):
 def test_a_signal_stops_the_run_and_leaves_what_is_done(
     here, prepared, running, number, status, more
 ):
-    run = running(*more)
+    run = running(*more, seconds=2)  # time to send the signal before the last block begins
     blocks = 4 if "--serial" in more else 8
     run.wait_for_blocks(1)
     family = run.family()
@@ -178,7 +178,7 @@ def test_a_signal_stops_the_run_and_leaves_what_is_done(
 
 
 def test_a_second_ctrl_c_does_not_leave_anything_either(here, running):
-    run = running("--workers", "1")
+    run = running("--workers", "1", seconds=2)
     run.wait_for_blocks(2)
     family = run.family()
     os.killpg(run.process.pid, signal.SIGINT)
