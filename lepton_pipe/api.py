@@ -73,6 +73,7 @@ class Pipeline(Definition):
         threads: int | None = None,
         device: DeviceChoice = "auto",
         device_memory: str | int | None = None,
+        device_direct: bool = False,
         serial: bool = False,
         overwrite: bool = False,
         update: bool = False,
@@ -98,9 +99,9 @@ class Pipeline(Definition):
         ----------
         out
             Directory to publish the results in, or its URL: ``s3://bucket/folder/name.zarr``.
-        memory, workers, threads, device, device_memory, serial, overwrite, update, scheduler
+        memory, workers, threads, device, device_memory, device_direct, serial, overwrite, update
             See `RunOptions`.
-        chunks, levels, keep, on_error, sparse, digest, staging, stall, insecure
+        scheduler, chunks, levels, keep, on_error, sparse, digest, staging, stall, insecure
             See `RunOptions`.
         spoilt
             What of an output is to be made again, for `lepton_pipe.repair`.
@@ -124,6 +125,7 @@ class Pipeline(Definition):
             threads=threads,
             device=device,
             device_memory=device_memory,
+            device_direct=device_direct,
             serial=serial,
             overwrite=overwrite,
             update=update,

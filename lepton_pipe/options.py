@@ -24,6 +24,7 @@ RUN_OPTIONS = (
     "threads",
     "device",
     "device_memory",
+    "device_direct",
     "serial",
     "overwrite",
     "update",
@@ -68,6 +69,9 @@ class RunOptions:
         ``"gpu"``, ``"cpu"``, or ``"auto"``: the GPU where there is one.
     device_memory
         What may be used of each GPU, such as ``"16GiB"``; by default a share of what is free.
+    device_direct
+        Read chunks that are stored without codecs from local files straight to the GPU, by kvikio;
+        all else by way of the host. Refused where kvikio is not installed.
     serial
         Run in this process, block after block, without Dask.
     overwrite
@@ -118,6 +122,7 @@ class RunOptions:
     threads: int | None = None
     device: DeviceChoice = "auto"
     device_memory: str | int | None = None
+    device_direct: bool = False
     serial: bool = False
     overwrite: bool = False
     update: bool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.device import choose_device, device_count
+from lepton_pipe.device.direct import refuse_direct
 from lepton_pipe.errors import without_secrets
 from lepton_pipe.options import (
     RunOptions,
@@ -100,12 +101,19 @@ class Plan:
         from lepton_pipe.plan import InputInfo, make_plan, parse_chunks, plan_where_it_pays
         from lepton_pipe.run.refusals import refuse_space
         from lepton_pipe.store.copying import copyable
+        from lepton_pipe.worker.direct import is_direct
 
+        o = self.options
         inputs = {
-            n: InputInfo(s.type, s.chunks, without_secrets(s.uri), copyable(s) is not None)
+            n: InputInfo(
+                s.type,
+                s.chunks,
+                without_secrets(s.uri),
+                copied=copyable(s) is not None,
+                plain=o.device_direct and is_direct(s),
+            )
             for n, s in self.sources.items()
         }
-        o = self.options
         free = o.workers is None and o.scheduler is None and not o.serial
         make = partial(plan_where_it_pays, apart=self._is_apart()) if free else make_plan
         made = make(
@@ -143,6 +151,8 @@ class Plan:
         if self._earlier is not None:
             return self._earlier.resources
         device = choose_device(o.device)
+        if o.device_direct:
+            refuse_direct(device)
         size = self._size(device)
         return Resources(
             memory=memory_bytes(o.memory) if o.memory is not None else size.memory,
@@ -151,6 +161,7 @@ class Plan:
             device=device,
             serial=o.serial,
             device_memory=self._device_memory(size.workers) if device == "gpu" else 0,
+            direct=o.device_direct,
         )
 
     def _device_memory(self, workers: int) -> int:

@@ -98,6 +98,10 @@ class Event:
         if self._stream is not None:
             self._stream.advance(self._number)
 
+    @property
+    def done(self) -> bool:
+        return self._stream is None or self._stream.done >= self._number
+
     def time(self) -> float:
         assert self._timing, "this event keeps no time"
         assert self._stream is not None and self._stream.done >= self._number, "not there yet"

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,4 +41,24 @@ def digest() -> str:
 def compiled(source: str, name: str, options: tuple[str, ...] = OPTIONS) -> Any:
     """Return a function of a source, to be called with a grid, a block and arguments."""
     cupy = importlib.import_module("cupy")
-    return cupy.RawModule(code=source, options=options).get_function(name)
+    function = cupy.RawModule(code=source, options=options).get_function(name)
+
+    def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        if (note := _own.__dict__.pop("note", None)) is not None:
+            note()
+        function(grid, block, arguments)
+
+    return launch
+
+
+_own = threading.local()
+
+
+@contextmanager
+def at_first_launch(note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` right before this thread launches a kernel of ours for the first time here."""
+    _own.note = note
+    try:
+        yield
+    finally:
+        _own.__dict__.pop("note", None)

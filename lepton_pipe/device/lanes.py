@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import importlib
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from lepton_pipe.cuda import at_first_launch
+from lepton_pipe.device.busy import Busy, Doing
 from lepton_pipe.device.faults import device_faults
 from lepton_pipe.device.memory import free_pool, limit_pool
 
@@ -31,17 +32,6 @@ _BUFFERS = 2  # for either way
 STAGING_BYTES = 2 * _BUFFERS * STAGE_BYTES
 """Pinned host memory of a lane."""
 
-Doing = Literal["copy_in", "kernels", "copy_out"]
-
-
-@dataclass
-class Spans:
-    """Seconds that a lane's stream took for each of the things it does."""
-
-    copy_in: float = 0.0
-    kernels: float = 0.0
-    copy_out: float = 0.0
-
 
 class _Buffer:
     """A pinned buffer, and the event after which what was copied through it is there."""
@@ -49,7 +39,7 @@ class _Buffer:
     def __init__(self, cupy: Any) -> None:
         self._memory = cupy.cuda.alloc_pinned_memory(STAGE_BYTES)
         self.bytes = np.frombuffer(self._memory, np.uint8, STAGE_BYTES)
-        self.copied = cupy.cuda.Event(block=True, disable_timing=True)
+        self.copied = cupy.cuda.Event(block=True)
 
     def of(self, part: Any) -> Any:
         """Return as much of it as `part` has, with its dtype."""
@@ -61,18 +51,25 @@ class Lane:
 
     What is copied and computed in it goes in order. Host arrays that were handed to `take_in`
     may be changed when it returns, and those of `bring_back` are whole then.
+
+    Parameters
+    ----------
+    busy
+        Is told when the lane's stream copied and computed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, busy: Busy | None = None) -> None:
         self._cupy = importlib.import_module("cupy")
         self.stream = self._cupy.cuda.Stream(non_blocking=True)
         self._in = [_Buffer(self._cupy) for _ in range(_BUFFERS)]
         self._out = [_Buffer(self._cupy) for _ in range(_BUFFERS)]
-        self._marks: list[tuple[Doing, Any]] = []
+        self.busy = busy or Busy()
+        # Places in the stream, and what it does from each to the next; the time of the first.
+        self._marks: deque[tuple[Doing | None, Any]] = deque()
+        self._time = 0.0
 
     def take_in(self, array: Any) -> Any:
         """Return a copy of a host array on the device; the stream may still be copying it."""
-        self._mark("copy_in")
         made = self._cupy.empty(array.shape, array.dtype)
         source, target = np.ascontiguousarray(array).reshape(-1), made.reshape(-1)
         for number, part in enumerate(_parts(source)):
@@ -80,14 +77,13 @@ class Lane:
             buffer.copied.synchronize()
             staged = buffer.of(source[part])
             staged[...] = source[part]
+            self._mark("copy_in")
             target[part].set(staged, stream=self.stream)
-            buffer.copied.record(self.stream)
-        self._mark("kernels")
+            buffer.copied = self._mark()
         return made
 
     def bring_back(self, array: Any) -> Any:
         """Return a host copy of an array of the device."""
-        self._mark("copy_out")
         made = np.empty(array.shape, array.dtype)
         source = self._cupy.ascontiguousarray(array).reshape(-1)
         target = made.reshape(-1)
@@ -99,37 +95,65 @@ class Lane:
                 buffer, part = self._out[(number - 1) % len(self._out)], parts[number - 1]
                 buffer.copied.synchronize()
                 target[part] = buffer.of(target[part])
-        self._mark("kernels")
         return made
 
     def _begin(self, part: Any, buffer: _Buffer) -> None:
+        self._mark("copy_out")
         part.get(stream=self.stream, out=buffer.of(part), blocking=False)
-        buffer.copied.record(self.stream)
+        buffer.copied = self._mark()
 
-    def _mark(self, doing: Doing) -> None:
-        """Note when the stream comes here, and what it does from there on."""
-        self._marks.append((doing, self._cupy.cuda.Event(block=True)))
-        self._marks[-1][1].record(self.stream)
+    @contextmanager
+    def kernels(self) -> Iterator[None]:
+        """Take what the stream does meanwhile for kernels.
 
-    def spans(self) -> Spans:
-        """Return what the stream took since this was asked last; it must have come to its end."""
-        found = Spans()
-        for (doing, begin), (_, end) in pairwise(self._marks):
-            seconds = self._cupy.cuda.get_elapsed_time(begin, end) / 1000
-            setattr(found, doing, getattr(found, doing) + seconds)
-        self._marks.clear()
-        return found
+        They begin with the first launch of one of ours: it was compiled before. Else they begin at
+        once, and CuPy's wait for their launches is counted.
+        """
+        self._mark("kernels")
+
+        def launched() -> None:
+            self._marks[-1] = None, self._marks[-1][1]
+            self._mark("kernels")
+
+        with at_first_launch(launched):
+            yield
+        self._mark()
+
+    def _mark(self, doing: Doing | None = None) -> Any:
+        """Note when the stream comes here, and what it does from there on; return the event."""
+        self._settle()
+        event = self._cupy.cuda.Event(block=True)
+        event.record(self.stream)
+        self._marks.append((doing, event))
+        return event
+
+    def _settle(self) -> None:
+        """Tell what the stream has done, and forget it."""
+        spans = []
+        while len(self._marks) > 1 and self._marks[1][1].done:
+            doing, begin = self._marks.popleft()
+            start = self._time
+            self._time += self._cupy.cuda.get_elapsed_time(begin, self._marks[0][1]) / 1000
+            if doing is not None:
+                spans.append((doing, start, self._time))
+        if spans:
+            self.busy.add(self, spans, self._time)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Have everything that this thread does on the device go to the lane's stream."""
         self._marks.clear()
-        with device_faults(), self.stream:
-            try:
-                yield
-            finally:
-                self._mark("kernels")
-                self._marks[-1][1].synchronize()
+        self._time = self.busy.enter(self)
+        try:
+            with device_faults(), self.stream:
+                self._mark()  # the stream is empty: it comes here at once
+                try:
+                    yield
+                finally:
+                    self._mark().synchronize()
+                    self._settle()
+        finally:
+            self.busy.leave(self)
 
 
 def _parts(flat: Any) -> Iterator[slice]:
@@ -147,12 +171,18 @@ class Lanes:
         Blocks that lie on the device at once.
     limit
         Bytes of device memory that the process may take; 0 is no limit.
+
+    Attributes
+    ----------
+    busy
+        For how long any of them copied and computed.
     """
 
     def __init__(self, count: int, limit: int) -> None:
         limit_pool(limit)
+        self.busy = Busy()
         self._count = count
-        self._free = [Lane() for _ in range(count)]
+        self._free = [Lane(self.busy) for _ in range(count)]
         self._changed = threading.Condition()
         self._wanted_alone = 0
 

@@ -28,13 +28,15 @@ def level_step(step: str, level: int) -> str:
 class InputInfo:
     """What planning needs to know of an input: its type, storage chunk and where it is.
 
-    ``copied`` tells whether an output of the same chunks takes these over as they are stored.
+    ``copied`` tells whether an output of the same chunks takes these over as they are stored;
+    ``plain`` whether its files hold chunks as they lie in memory.
     """
 
     type: ImageType
     chunks: tuple[int, ...]
     uri: str
     copied: bool = False
+    plain: bool = False
 
 
 def chunk_hint(inputs: Mapping[str, InputInfo], grid: Grid) -> tuple[int, ...] | None:
@@ -70,6 +72,8 @@ class Resources:
         One process, one block at a time, no Dask.
     device_memory
         Bytes of device memory that each process may take; each has one GPU.
+    direct
+        Whether chunks that are stored for it are read straight to the device.
     """
 
     memory: int
@@ -78,6 +82,7 @@ class Resources:
     device: Literal["cpu", "gpu"] = "cpu"
     serial: bool = False
     device_memory: int = 0
+    direct: bool = False
 
     @property
     def processes(self) -> int:
@@ -309,6 +314,7 @@ class Plan:
                 "device": self.resources.device,
                 "serial": self.resources.serial,
                 "device_memory": self.resources.device_memory,
+                "device_direct": self.resources.direct,
             },
             "peak_bytes": self.peak_bytes,
             "device_peak_bytes": self.device_peak_bytes,

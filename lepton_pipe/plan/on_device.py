@@ -10,8 +10,9 @@ from host memory. Only the second step takes room on the device::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan.absorb import last_use
@@ -21,7 +22,7 @@ from lepton_pipe.plan.memory import (
     typical_block,
     written_bytes,
 )
-from lepton_pipe.plan.model import Stage
+from lepton_pipe.plan.model import InputInfo, Stage
 from lepton_pipe.plan.regions import place_of, region_bytes, sweep_source
 from lepton_pipe.spec import ImageType, Ref, Spec, Step
 from lepton_pipe.spec.kernel import UNDECLARED_SCRATCH
@@ -43,18 +44,21 @@ class Devices:
         Bytes of device memory that each process may take.
     processes
         Processes that compute blocks, each on a device; 0 where they compute on cores.
+    beside
+        Bytes that a block needs there besides what it computes with, see `direct_bytes`.
     """
 
     spec: Spec
     limit: int = 0
     processes: int = 0
+    beside: int = 0
 
     def __bool__(self) -> bool:
         return self.processes > 0
 
     def need(self, *stages: Stage) -> int:
         """Return the device bytes of a block of the stage that needs most."""
-        return max(device_bytes(self.spec, s) for s in stages) if self else 0
+        return max(device_bytes(self.spec, s) for s in stages) + self.beside if self else 0
 
     def lanes(self, need: int, slots: int) -> int:
         """Return how many blocks lie on each device at once; 0 where there is none, or no room.
@@ -69,6 +73,15 @@ class Devices:
         if not self:
             return 0
         return min(max(1, slots // self.processes), int(self.limit / POOL_SLACK) // max(1, need))
+
+
+def direct_bytes(inputs: Iterable[InputInfo]) -> int:
+    """Return what chunks that are read straight to a device take there before they are pasted.
+
+    One at a time does, and beside it what was read of another by way of the host.
+    """
+    sizes = (prod(i.chunks) * i.type.dtype.itemsize for i in inputs if i.plain)
+    return 2 * max(sizes, default=0)
 
 
 def device_bytes(spec: Spec, stage: Stage) -> int:

@@ -29,7 +29,7 @@ from lepton_pipe.plan.model import (
     chunk_hint,
     level_step,
 )
-from lepton_pipe.plan.on_device import Devices
+from lepton_pipe.plan.on_device import Devices, direct_bytes
 from lepton_pipe.plan.parts import Parts, first_parts, halved, part_of_steps, parted
 from lepton_pipe.plan.rates import NOMINAL, Rates
 from lepton_pipe.plan.scaling import scale_stages
@@ -212,7 +212,8 @@ def _plan(
     tables = table_bytes(spec, left)
     budget = int((left - tables) / ALLOCATOR_SLACK)
     processes = resources.processes if resources.device == "gpu" else 0
-    devices = Devices(full, resources.device_memory, processes)
+    room = direct_bytes(inputs.values()) if resources.direct else 0
+    devices = Devices(full, resources.device_memory, processes, room)
     fitter = Fitter(full, arrays, inputs, budget, resources.slots, devices, rates, tiling)
     stages = fitter.fit(skeletons, levels)
     stages += scale_stages(fitter, stages, part_of)

@@ -148,9 +148,11 @@ def _device(plan: Plan) -> str:
     if plan.resources.device == "cpu":
         return ""
     lanes = max((s.lanes for s in plan.stages), default=0)
+    straight = ", ".join(n for n, i in plan.inputs.items() if i.plain) or "no input"
     return (
         f", {size(plan.device_peak_bytes)} of {size(plan.resources.device_memory)} on each GPU "
-        f"({count(lanes, 'block')} there at once)"
+        f"({count(lanes, 'block')} there at once"
+        f"{f', {straight} read straight to it' if plan.resources.direct else ''})"
     )
 
 

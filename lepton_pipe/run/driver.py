@@ -23,6 +23,7 @@ from lepton_pipe.run.digests import known_otherwise
 from lepton_pipe.run.inputs import copies_of, identities_of
 from lepton_pipe.run.interrupts import interrupts_kept, raise_lost_interrupt
 from lepton_pipe.run.layouts import PLANNED_WITH, lay_out
+from lepton_pipe.run.machine import cores
 from lepton_pipe.run.processes import executor_of, shared_inputs
 from lepton_pipe.run.published import Published, Spoilt
 from lepton_pipe.run.quarantine import Quarantine
@@ -101,8 +102,10 @@ def run_plan(
             quarantine = Quarantine(on_error, books.ledger)
             board.watch(lambda: memory.peak_bytes, lambda: len(quarantine))
             inputs, copied = shared_inputs(plan, sources, staging), frozenset(copies)
+            # Of another's cluster it is known how many blocks it runs, not on how many cores.
+            at_hand = cores() if scheduler is None else plan.resources.slots
             run = StageRunner(
-                plan, inputs, copied, staging, executor, watcher, board, books, quarantine
+                plan, inputs, copied, staging, executor, watcher, board, books, quarantine, at_hand
             )
             run.all_stages()
             raise_lost_interrupt()

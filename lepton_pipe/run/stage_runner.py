@@ -39,7 +39,13 @@ from lepton_pipe.worker import CONTENT_KEY, BlockResult, Lack, Program
 
 
 class StageRunner:
-    """The state of a run: values known so far, and what was measured."""
+    """The state of a run: values known so far, and what was measured.
+
+    Parameters
+    ----------
+    cores
+        Those that there are for its blocks.
+    """
 
     def __init__(
         self,
@@ -52,8 +58,9 @@ class StageRunner:
         board: Board,
         books: Books,
         quarantine: Quarantine,
+        cores: int,
     ) -> None:
-        self.plan, self.spec, self.board = plan, plan.spec, board
+        self.plan, self.spec, self.board, self.cores = plan, plan.spec, board, cores
         self.sources, self.copies, self.staging = sources, copies, staging
         self.executor, self.watcher, self.books = executor, watcher, books
         self.quarantine = quarantine
@@ -99,7 +106,7 @@ class StageRunner:
         self.board.end(stage.index, result.stats.tiers)
         device = None
         if self.plan.resources.device == "gpu" and result.stats.blocks:
-            device = DeviceReport.of(self.plan, stage, result.stats, seconds)
+            device = DeviceReport.of(self.plan, stage, result.stats, seconds, self.cores)
         self.report.stages.append(StageReport(stage.name, seconds, result.stats, device))
 
     def _say(self, text: str) -> None:
@@ -183,6 +190,7 @@ class StageRunner:
             device=self.plan.resources.device,
             lanes=stage.lanes,
             device_bytes=self.plan.resources.device_memory,
+            direct=self.plan.resources.direct,
             cache_bytes=stage.cache_bytes // self.plan.resources.processes,
             copies=self.copies,
             kept={k: _chunked(self._target(*k).source()) for k in stage.kept},

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import signal
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import psutil
 from distributed import Client, Nanny
+from distributed.diagnostics.plugin import WorkerPlugin
 
 from lepton_pipe.run.mending import Mender
 
@@ -31,13 +35,16 @@ class WatchedNanny(Nanny):
     Parameters
     ----------
     gpus
-        CUDA's names of the GPUs that are there: each worker sees one of them, in turn.
+        CUDA's names of the GPUs that are there: each worker sees one of them, in turn, and stays
+        on the cores near it where dask-cuda is installed to tell which.
     """
 
     def __init__(self, *args: Any, gpus: Sequence[str] = (), **kwargs: Any) -> None:
         if gpus:
-            mine = {_VISIBLE: gpus[int(kwargs["name"]) % len(gpus)]}
-            kwargs["env"] = {**(kwargs.get("env") or {}), **mine}
+            gpu = gpus[int(kwargs["name"]) % len(gpus)]
+            kwargs["env"] = {**(kwargs.get("env") or {}), _VISIBLE: gpu}
+            if cores := cores_near(gpu, kwargs.get("nthreads") or 1):
+                kwargs["plugins"] = (*kwargs.get("plugins", ()), OnCores(cores))
         super().__init__(*args, **kwargs)
         self.ended: dict[str, int] = {}
 
@@ -47,6 +54,45 @@ class WatchedNanny(Nanny):
         address = getattr(self.process, "worker_address", None)
         self.ended[address or ""] = exitcode
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
+
+
+class OnCores(WorkerPlugin):
+    """Keeps a worker on some cores: the threads that it starts from then on."""
+
+    def __init__(self, cores: frozenset[int]) -> None:
+        self.cores = cores
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002
+        """Set the affinity; nothing happens where the system does not allow it."""
+        with suppress(OSError):
+            os.sched_setaffinity(0, self.cores)
+
+
+def cores_near(gpu: str, threads: int) -> frozenset[int]:
+    """Return those of this process's cores that dask-cuda says are next to a GPU.
+
+    Parameters
+    ----------
+    gpu
+        CUDA's name of it.
+    threads
+        Of the worker: fewer cores than these are no gain.
+
+    Returns
+    -------
+    frozenset
+        None where dask-cuda is not installed or does not know, or where no choice is left.
+    """
+    if importlib.util.find_spec("dask_cuda") is None:
+        return frozenset()
+    try:
+        known = importlib.import_module("dask_cuda.utils").get_cpu_affinity
+        with warnings.catch_warnings(action="ignore"):
+            near = frozenset(known(int(gpu) if gpu.isdigit() else gpu))
+    except Exception:  # noqa: BLE001  where a worker runs changes its speed, no more
+        return frozenset()
+    mine = frozenset(os.sched_getaffinity(0))
+    return near & mine if threads <= len(near & mine) < len(mine) else frozenset()
 
 
 def visible_gpus(count: int) -> list[str]:

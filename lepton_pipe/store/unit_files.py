@@ -6,7 +6,7 @@ import os
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,15 @@ from lepton_pipe.store.stores import refuse_empty, refuse_gone
 
 _indexes = HandleCache(16)
 """Indexes of shards that were read last."""
+
+
+class Extent(NamedTuple):
+    """Where the bytes of a chunk lie: in a file of some `file_stamp`, from an offset on."""
+
+    path: str
+    offset: int
+    nbytes: int
+    stamp: tuple[int, ...]
 
 
 class UnitFiles(Protocol):
@@ -67,10 +76,25 @@ class LocalFiles:
                 refuse_empty(self.root, key)
             if not storage.sharded:
                 return file.readall()
-            known = (str(path), *stamp_of(status))
             shard = _Shard(file.fileno(), status.st_size, storage)
-            lies = _indexes.get(known, shard.index)[inside]
-            return shard.part(int(lies[0]), int(lies[1]))
+            return shard.part(*_lies(path, status, shard, inside))
+
+    def extent(self, storage: Storage, key: str, inside: Index) -> Extent | None:
+        """Return where the bytes of a chunk are said to lie; None where that cannot be told.
+
+        Of one that is absent in its shard that is nowhere: `ABSENT` bytes.
+        """
+        path = self.root / key
+        try:
+            with path.open("rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                shard = _Shard(file.fileno(), status.st_size, storage)
+                offset, nbytes = 0, status.st_size
+                if storage.sharded:
+                    offset, nbytes = _lies(path, status, shard, inside)
+        except (OSError, ValueError):
+            return None
+        return Extent(str(path), offset, nbytes, stamp_of(status))
 
 
 @dataclass(frozen=True)
@@ -92,6 +116,12 @@ class _Shard:
         if offset + length > self.size:
             raise ValueError(f"a shard of {self.size} bytes cannot hold {length} at {offset}")
         return os.pread(self.descriptor, length, offset)
+
+
+def _lies(path: Path, status: os.stat_result, shard: _Shard, inside: Index) -> tuple[int, int]:
+    """Return offset and length of a chunk in its shard."""
+    offset, length = _indexes.get((str(path), *stamp_of(status)), shard.index)[inside]
+    return int(offset), int(length)
 
 
 class StoreFiles:

@@ -28,7 +28,7 @@ from lepton_pipe.store.source import file_stamp
 from lepton_pipe.store.stamps import remote_versions
 from lepton_pipe.store.storage import Index, Storage, shards_of, storage_of
 from lepton_pipe.store.stores import METADATA_KEYS, AsyncArray, CheckedStore, WholeStore, store_at
-from lepton_pipe.store.unit_files import LocalFiles, StoreFiles, UnitFiles
+from lepton_pipe.store.unit_files import Extent, LocalFiles, StoreFiles, UnitFiles
 
 
 class ArrayHandle:
@@ -218,6 +218,20 @@ class DirectChunks:
     def chunk_into(self, index: Index, out: NDArray[Any]) -> None:
         """Decode a whole chunk into `out`, C-contiguous; raise as `chunk` does."""
         self.storage.decode_into(self.stored(index), out)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether files of this machine hold chunks as they lie in memory, with no checksum."""
+        chain = self.storage.chain
+        packed = chain.compressor != "none" or chain.checksum or chain.bits
+        return isinstance(self.files, LocalFiles) and not packed
+
+    def extent(self, index: Index) -> Extent | None:
+        """Return where a plain chunk lies; None where `stored` has to tell why it does not."""
+        assert isinstance(self.files, LocalFiles)
+        unit, inside = self.storage.unit_of(index)
+        found = self.files.extent(self.storage, self.storage.key(unit), inside)
+        return found if found and found.nbytes == self.storage.chunk_bytes else None
 
     def stored(self, index: Index) -> Bytes | None:
         """Return the bytes of a chunk as they are stored; None for one of fill values.

@@ -21,6 +21,7 @@ from lepton_pipe.store.missing import Missing, refuse_absent
 from lepton_pipe.store.source import Source, handles
 from lepton_pipe.store.storage import Storage
 from lepton_pipe.store.stores import METADATA_KEYS
+from lepton_pipe.store.unit_files import Extent
 from lepton_pipe.store.urls import is_url
 from lepton_pipe.store.zarr_chunks import ArrayHandle
 
@@ -74,6 +75,20 @@ class ZarrSource(ChunkedSource):
         direct = self._handle().direct
         assert direct is not None
         return direct.stored(self.axis_map.position(index))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether files hold the voxels of chunks as `read` gives them, with nothing to check."""
+        direct = self._handle().direct
+        if direct is None or not direct.is_plain or not self.in_order:
+            return False
+        return direct.storage.chain.dtype == self.type.dtype
+
+    def extent(self, index: Index) -> Extent | None:
+        """Return where a chunk lies, if the array is plain; None where only `read` can tell."""
+        direct = self._handle().direct
+        assert direct is not None
+        return direct.extent(index)
 
     def _chunk(self, index: Index) -> NDArray[Any]:
         direct = self._handle().direct

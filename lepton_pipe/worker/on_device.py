@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import lcm
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from lepton_pipe.device.faults import fault_of
 from lepton_pipe.device.lanes import Lane, Lanes, lanes_of
-from lepton_pipe.errors import DeviceLostError, DeviceMemoryError
+from lepton_pipe.errors import DeviceLostError, DeviceMemoryError, LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan.absorb import Group
 from lepton_pipe.plan.fusion import fused_groups, is_pointwise
@@ -26,7 +26,8 @@ from lepton_pipe.spec import ImageType, Step
 from lepton_pipe.spec.operators import UfuncKernel
 from lepton_pipe.worker.block import Task
 from lepton_pipe.worker.chain import run_chain
-from lepton_pipe.worker.program import Program
+from lepton_pipe.worker.direct import is_direct, read_direct
+from lepton_pipe.worker.program import Program, Stats
 from lepton_pipe.worker.running import at_steps
 from lepton_pipe.worker.tolerant import TolerantTask
 
@@ -51,13 +52,19 @@ class DeviceTask(Task):
         super().__init__(*args)
         self.brought: dict[Write, Any] = {}
         self._whole = self.block
+        # Images that are not read to the host first; who goes on past faults looks at them there.
+        wanted = self.program.direct and not isinstance(self, TolerantTask)
+        written = {w.step for w in self.stage.writes}
+        images = [r.step for r in self.stage.reads if wanted and r.step not in written]
+        self._direct = [i for i in images if is_direct(self.program.sources[i])]
 
     # -- on the device ------------------------------------------------------------------------
 
     def _compute_all(self, steps: Sequence[str], regions: Mapping[str, Region]) -> None:
-        super()._read_all([r.step for r in self.stage.reads if r.step in regions], regions)
+        images = [r.step for r in self.stage.reads if r.step in regions]
+        super()._read_all([i for i in images if i not in self._direct], regions)
         if self.lane is not None:  # that of a sweep, of which this is a slab
-            self._take_in(self.lane, self.held)
+            self._take_in(self.lane, self.held, regions)
             super()._compute_all(steps, regions)
         elif steps:
             self._compute_parts(steps)
@@ -75,7 +82,7 @@ class DeviceTask(Task):
                 regions = block_regions(self.spec, self.stage, part)
                 held = {i: (regions[i], a[regions[i].inside(r)]) for i, (r, a) in read.items()}
                 self._own(part)
-                self._take_in(lane, held)
+                self._take_in(lane, held, regions)
                 super()._compute_all(steps, regions)
 
     @contextmanager
@@ -91,16 +98,44 @@ class DeviceTask(Task):
             finally:
                 self.lane, self.block = None, self._whole
                 self.held.clear()
-        spans = lane.spans()
-        stats.copy_in_seconds += spans.copy_in
-        stats.kernel_seconds += spans.kernels
-        stats.copy_out_seconds += spans.copy_out
+        # Other lanes' share of it is not told twice: each block takes what nobody took before.
+        busy = lanes.busy.take()
+        stats.copy_in_seconds += busy["copy_in"]
+        stats.kernel_seconds += busy["kernels"]
+        stats.copy_out_seconds += busy["copy_out"]
+
+    @contextmanager
+    def _timed(self, what: str, core: str = "") -> Iterator[Stats]:
+        lane = self.lane if what == "compute_seconds" else None
+        with super()._timed(what, core) as stats, lane.kernels() if lane else nullcontext():
+            yield stats
 
     def _lanes(self) -> Lanes:
         return lanes_of(self.program.lanes, self.program.device_bytes)
 
-    def _take_in(self, lane: Lane, held: Mapping[str, tuple[Region, Any]]) -> None:
+    def _take_in(
+        self,
+        lane: Lane,
+        held: Mapping[str, tuple[Region, Any]],
+        regions: Mapping[str, Region],
+    ) -> None:
         self.held = {i: (region, lane.take_in(array)) for i, (region, array) in held.items()}
+        for image in self._direct:
+            if image in regions:
+                self.held[image] = regions[image], self._read_direct(lane, image, regions[image])
+
+    def _read_direct(self, lane: Lane, image: str, region: Region) -> Any:
+        source: Any = self.program.sources[image]
+        with self._timed("read_seconds", "read_core_seconds") as stats:
+            try:
+                array, straight = read_direct(lane, source, region)
+            except (DeviceMemoryError, DeviceLostError):
+                raise
+            except LeptonError as error:
+                return self._unread(image, region, error)
+            stats.bytes_read += array.nbytes
+            stats.bytes_direct += straight
+            return array
 
     def _parts(self) -> list[Region]:
         """Return the parts that the block is computed in: two halves, if alone and if they can be.

@@ -92,6 +92,8 @@ class Program:
         Blocks that lie on the GPU at once, where there is one.
     device_bytes
         Bytes of its memory that the process may take; 0 is no limit.
+    direct
+        Whether chunks that are stored for it are read straight there.
     """
 
     spec: Spec
@@ -112,6 +114,7 @@ class Program:
     neighbours: Path | None = None
     lanes: int = 1
     device_bytes: int = 0
+    direct: bool = False
 
 
 @dataclass
@@ -126,19 +129,23 @@ class Spent:
 class Stats:
     """What tasks measured: counts, bytes before compression, seconds summed over tasks.
 
-    Those called ``core`` do not count waiting, neither for a disk nor for a core. On a GPU,
-    ``wait_seconds`` are those for which tasks waited for a lane; ``copy_in_seconds``,
-    ``kernel_seconds`` and ``copy_out_seconds`` those that its streams took.
+    Those called ``core`` do not count waiting, neither for a disk nor for a core;
+    ``core_seconds`` are those of whole tasks. ``bytes_direct`` are those of chunks that were read
+    straight to a GPU. There, ``wait_seconds`` are those for which tasks waited for a lane;
+    ``copy_in_seconds``, ``kernel_seconds`` and ``copy_out_seconds`` those for which it was busy
+    with that, however many tasks there were; see `lepton_pipe.device.busy`.
     """
 
     blocks: int = 0
     bytes_read: int = 0
+    bytes_direct: int = 0
     bytes_written: int = 0
     read_seconds: float = 0.0
     compute_seconds: float = 0.0
     write_seconds: float = 0.0
     read_core_seconds: float = 0.0
     write_core_seconds: float = 0.0
+    core_seconds: float = 0.0
     wait_seconds: float = 0.0
     copy_in_seconds: float = 0.0
     kernel_seconds: float = 0.0

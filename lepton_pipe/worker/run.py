@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockRe
     DeviceLostError
         When nothing can be computed on the GPU in this process any more.
     """
+    started = time.thread_time()
     chunks.join(program.neighbours)
     chunks.resize(program.cache_bytes)
     chunks.retain(frozenset(k.uri for k in program.kept.values()))
@@ -58,7 +60,9 @@ def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockRe
         if isinstance(error, DamagedError):
             error.block = index
         raise
-    return _ended(task, index, parts)
+    result = _ended(task, index, parts)
+    result.stats.core_seconds += time.thread_time() - started
+    return result
 
 
 def _run(task: Task) -> None:

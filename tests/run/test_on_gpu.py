@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +18,7 @@ import lepton_pipe as lp
 from lepton_pipe.errors import DeviceLostError, DeviceRefusedError
 from lepton_pipe.kernels import gaussian, label, otsu, regionprops
 from lepton_pipe.run.suspects import Suspects
-from lepton_pipe.run.workers import visible_gpus
+from lepton_pipe.run.workers import OnCores, WatchedNanny, cores_near, visible_gpus
 from tests.command import lepton, python
 from tests.fake_device import fake_cupy
 from tests.fake_memory import DEVICE
@@ -52,8 +58,9 @@ def test_a_run_on_the_gpu_publishes_what_one_on_the_cores_does(image, tmp_path):
     assert "on the GPU of a process" in plan.explain()
     assert "GPU busy" in str(report)
     stages = report.to_json()["stages"]
-    limits = {"reading", "copying_in", "kernels", "copying_out", "writing"}
+    limits = {"reading", "writing", "launching", "copying_in", "kernels", "copying_out", "waiting"}
     assert {s["device"]["limit"] for s in stages} <= limits
+    assert all(0 <= s["device"][name] <= 1 for s in stages for name in (limits | {"cores"}))
     assert sum(s.stats.copy_in_seconds for s in report.stages) > 0
     record = json.loads((tmp_path / "gpu.zarr" / "lepton.json").read_text())
     assert "kernel_seconds" in json.dumps(record)
@@ -100,6 +107,64 @@ def test_each_worker_sees_one_gpu(monkeypatch):
     assert visible_gpus(2) == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5e")
     assert visible_gpus(2) == ["3", "GPU-5e"]
+
+
+@pytest.fixture
+def near(monkeypatch):
+    """dask-cuda, as far as it is asked: which cores are next to which GPU, by its names."""
+    known: dict[int | str, list[int]] = {}
+    utils = SimpleNamespace(get_cpu_affinity=known.__getitem__)
+    package = ModuleType("dask_cuda")
+    package.__spec__ = ModuleSpec("dask_cuda", None)
+    monkeypatch.setitem(sys.modules, "dask_cuda", package)
+    monkeypatch.setitem(sys.modules, "dask_cuda.utils", utils)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {2, 3, 4, 5})
+    return known
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "kept"),
+    [
+        ([0, 1, 2, 3], 2, {2, 3}),  # this process may not use the others
+        ([4, 5, 6], 1, {4, 5}),
+        ([2], 2, ()),  # too few
+        ([0, 1], 1, ()),
+        (range(8), 2, ()),  # no choice
+    ],
+)
+def test_a_worker_stays_on_cores_near_its_gpu(near, cores, threads, kept):
+    near[3] = near["GPU-5e"] = cores
+    assert cores_near("3", threads) == cores_near("GPU-5e", threads) == frozenset(kept)
+
+
+def test_where_cores_are_is_not_known_of_every_gpu(near, monkeypatch):
+    assert cores_near("GPU-none", 1) == frozenset()
+    near[0] = [2]
+    assert cores_near("0", 1) == {2}
+    monkeypatch.delitem(sys.modules, "dask_cuda")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cores_near("0", 1) == frozenset()
+
+
+def test_nannies_start_their_workers_with_gpu_and_cores(near, monkeypatch):
+    made = []
+    monkeypatch.setattr("distributed.Nanny.__init__", lambda self, *a, **k: made.append(k))
+    near.update({0: [2, 3], 1: [9]})
+    for name in range(3):
+        WatchedNanny(name=name, nthreads=2, gpus=["0", "1"])
+    assert [k["env"] for k in made] == [{"CUDA_VISIBLE_DEVICES": n} for n in "010"]
+    assert [[p.cores for p in k.get("plugins", ())] for k in made] == [[{2, 3}], [], [{2, 3}]]
+
+
+def test_a_worker_s_threads_are_kept_on_cores():
+    here = os.sched_getaffinity(0)
+    one = frozenset([min(here)])
+    plugin = pickle.loads(pickle.dumps(OnCores(one)))  # noqa: S301  our own
+    with ThreadPoolExecutor(1) as pool:  # a thread of its own, which ends with what was set
+        pool.submit(plugin.setup, None).result()
+        assert pool.submit(os.sched_getaffinity, 0).result() == one
+        pool.submit(OnCores(frozenset([2**15])).setup, None).result()  # none that is there
+    assert os.sched_getaffinity(0) == here
 
 
 LOSING = """\

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import zarr
 
 from lepton_pipe.compiled import ranks
 from lepton_pipe.cuda import medians
 from lepton_pipe.device import device_count, run_model, to_device, to_host
 from lepton_pipe.device.lanes import Lane
+from lepton_pipe.geometry import Region
 from lepton_pipe.kernels.labels import label_apply, label_join
+from lepton_pipe.store import open_source
+from lepton_pipe.worker.direct import read_direct
 from tests.cuda import test_extremes, test_medians
 from tests.cuda.test_labels import both as labels_of_both
 from tests.cuda.test_labels import joined, snake
@@ -64,8 +68,23 @@ def test_an_image_comes_back_from_a_gpu_as_it_went():
         part = lane.bring_back(there[3:, ::2, 5:90])
     np.testing.assert_array_equal(back, image)
     np.testing.assert_array_equal(part, image[3:, ::2, 5:90])
-    assert lane.spans().copy_in > 0
+    assert lane.busy.take()["copy_in"] > 0
     np.testing.assert_array_equal(to_host(to_device(image, "gpu")), image)
+
+
+@pytest.mark.parametrize("more", [{}, {"shards": (32, 128, 256)}], ids=["chunks", "shards"])
+def test_a_region_is_read_straight_to_a_gpu(tmp_path, more):
+    pytest.importorskip("kvikio")
+    image = np.random.default_rng(1).integers(0, 2**16, (40, 300, 301)).astype(np.uint16)
+    path = str(tmp_path / "raw.zarr")
+    layout = {"shape": image.shape, "chunks": (16, 64, 128), "dtype": image.dtype}
+    zarr.create_array(path, **layout, compressors=None, **more)[...] = image
+    region, lane = Region((0, 5, 0), (40, 290, 301)), Lane()
+    with lane.entered():
+        made, straight = read_direct(lane, open_source(path), region)
+        back = lane.bring_back(made)
+    np.testing.assert_array_equal(back, image[region.slices])
+    assert straight > 0
 
 
 def test_a_model_runs_on_the_block_where_it_lies():

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import contextmanager
+from functools import partial, reduce
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import lepton_pipe as lp
+from lepton_pipe.cuda import compiled
 from lepton_pipe.device import lanes as lanes_module
+from lepton_pipe.device.busy import Busy
 from lepton_pipe.device.lanes import Lane, Lanes, lanes_of
 from lepton_pipe.device.memory import free_bytes, pool_bytes
 from lepton_pipe.errors import DeviceLostError, DeviceMemoryError, DeviceRefusedError
 from lepton_pipe.kernels import astype, clip, gaussian, median, project, sobel
 from lepton_pipe.plan.on_device import POOL_SLACK
+from lepton_pipe.worker import Stats
 from tests.fake_device import fake_cupy
 from tests.fake_memory import DEVICE, CUDARuntimeError
 from tests.kernels.test_blocks_on_device import Run, background, objects, picture
@@ -91,17 +98,74 @@ def test_an_array_of_another_lane_cannot_be_used_before_its_copy_has_ended():
         assert (there + there).get().tolist() == list(range(0, 20, 2))
 
 
+def slowly():
+    """A host that takes a second for everything."""
+    seconds = count()
+    return Busy(lambda: float(next(seconds)))
+
+
 def test_a_lane_tells_how_long_it_copied_and_computed():
-    lane = Lane()
+    lane = Lane(slowly())
     with lane.entered():
         there = lane.take_in(np.zeros(10**6, np.uint8))
-        there = there + there
+        there = there + there  # of no step: not counted
+        with lane.kernels():
+            there = there + there
         lane.bring_back(there)
-    spans = lane.spans()
-    assert spans.copy_in == pytest.approx(5e-5)
-    assert spans.copy_out == pytest.approx(5e-5, rel=0.3)
-    assert spans.kernels > 0
-    assert lane.spans() == lanes_module.Spans()
+    busy = lane.busy.take()
+    assert busy["copy_in"] == pytest.approx(5e-5)
+    assert busy["copy_out"] == pytest.approx(5e-5)
+    assert busy["kernels"] == pytest.approx(2e-5)
+    assert lane.busy.take() == {}
+
+
+def test_kernels_begin_with_the_first_launch_of_ours():
+    lane = Lane(slowly())
+    with fake_compiled() as launch, lane.entered():
+        there = lane.take_in(np.zeros(10**6, np.uint8))
+        with lane.kernels():
+            there + there  # before it, as a compiler is
+            for _ in range(2):
+                launch((1,), (1,), (there,))
+        launch((1,), (1,), (there,))
+    assert lane.busy.take()["kernels"] == pytest.approx(2e-5)
+
+
+@contextmanager
+def fake_compiled():
+    """Yield a kernel of ours that takes as long as one pass over its array."""
+    cupy = sys.modules["cupy"]
+
+    def run(grid, block, arguments):
+        arguments[0]._voxels  # noqa: B018  (work on the current stream)
+
+    cupy.RawModule = lambda code, options: SimpleNamespace(get_function=lambda name: run)
+    try:
+        yield compiled("some source", "some kernel")
+    finally:
+        del cupy.RawModule
+        compiled.cache_clear()
+
+
+def test_a_lane_keeps_no_more_marks_than_it_has_work_under_way(small_buffers):
+    lane = Lane()
+    with lane.entered():
+        for _ in range(20):
+            lane.bring_back(lane.take_in(np.arange(5000)))
+            assert len(lane._marks) <= 12
+
+
+def test_what_lanes_did_at_the_same_time_is_counted_once():
+    run = Run(smoothed, "gpu", raw=picture(), slots=8)
+    stage, program = next(run.stages())
+    started = time.perf_counter()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(partial(run.block, stage, program), range(len(stage.blocks))))
+    wall = time.perf_counter() - started
+    stats = reduce(Stats.add, (result.stats for result in run.results), Stats())
+    for seconds in (stats.copy_in_seconds, stats.kernel_seconds, stats.copy_out_seconds):
+        assert 0 < seconds <= wall
+    assert stats.core_seconds >= stats.read_core_seconds + stats.write_core_seconds
 
 
 def test_lanes_are_lent_to_no_more_than_there_are_and_all_to_who_is_alone():
