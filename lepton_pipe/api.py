@@ -140,8 +140,22 @@ class Pipeline(Definition):
             digest=digest,
             staging=staging,
         )
+        return self._planned(images, parameters, out, options, spoilt)
+
+    def _planned(
+        self,
+        images: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        out: str | Path,
+        options: RunOptions,
+        spoilt: Spoilt | None,
+    ) -> Plan:
+        """Open the images, known by their bytes if the run shall know them so, and plan."""
+        sources = open_images(images, tolerant=options.on_error != "fail", sparse=options.sparse)
+        if options.digest:
+            sources = {n: s.known_by_bytes() for n, s in sources.items()}
         bind = partial(self.bind, parameters=parameters)
-        return Plan(bind, _inputs(images, options), out, options, self.reference, spoilt)
+        return Plan(bind, sources, out, options, self.reference, spoilt)
 
 
 def pipeline(fn: Callable[..., Any]) -> Pipeline:
@@ -207,14 +221,6 @@ def open_images(
 ) -> dict[str, Source]:
     """Open the images of a pipeline, by name."""
     return {n: open_image(what, tolerant=tolerant, sparse=sparse) for n, what in images.items()}
-
-
-def _inputs(images: Mapping[str, Any], options: RunOptions) -> dict[str, Source]:
-    """Open the images of a pipeline, to be known by their bytes if the run shall know them so."""
-    sources = open_images(images, tolerant=options.on_error != "fail", sparse=options.sparse)
-    if options.digest:
-        sources = {n: s.known_by_bytes() for n, s in sources.items()}
-    return sources
 
 
 __all__ = ["Pipeline", "Plan", "RefusedError", "RunOptions", "open_image", "pipeline"]

@@ -87,8 +87,7 @@ def run_plan(
     board = Board(plan, without_secrets(str(out)))
     with _kept_for_the_next_run(staging, watcher) as opened:
         copies = copies_of(plan, sources)
-        there = update and local_of(out).exists()
-        published = Published.open(local_of(out), spoilt) if there else None
+        published = _published_at(out, spoilt) if update else None
         keys = BlockKeys(plan, InputStamps(sources), set(copies))
         books = Books(staging.path, plan, keys, published)
         opened.append(books)
@@ -116,6 +115,11 @@ def run_plan(
             restore(published, staging.path, books.ledger, plan)
         _publish(staging, books)
     return run.report
+
+
+def _published_at(out: Output, spoilt: Spoilt | None) -> Published | None:
+    """Open the version of an output that is there, if there is one."""
+    return Published.open(local_of(out), spoilt) if local_of(out).exists() else None
 
 
 def _publish(staging: AnyStaging, books: Books) -> None:
