@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 
 from aiohttp import web
 
-from lepton_pipe.store.durable import crc32c
+from lepton_pipe.store.checksums import crc32c
 
 BUCKET = "bucket"
 # Uploaded in an environment where nothing else is configured.

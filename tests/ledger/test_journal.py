@@ -17,7 +17,7 @@ from lepton_pipe.ledger import journal as module
 from lepton_pipe.ledger import records
 from lepton_pipe.ledger.journal import Entry, Journal, Place, Receipt, Unit, append
 from lepton_pipe.ledger.receipts import HEADER, MAGIC, MOST, decode, encode, is_whole
-from lepton_pipe.store.durable import crc32c
+from lepton_pipe.store.checksums import crc32c
 
 ROOT = Path(__file__).parents[2]
 
