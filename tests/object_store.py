@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 import fsspec
 from aiohttp import web
 
-from lepton_pipe.store.durable import crc32c
+from lepton_pipe.store.checksums import crc32c
 from tests.command import PATIENCE
 
 BUCKET = "bucket"

@@ -12,7 +12,7 @@ from lepton_pipe.errors import DamagedError
 from lepton_pipe.ledger import records
 from lepton_pipe.ledger.journal import Journal, Place, Receipt, append
 from lepton_pipe.ledger.receipts import HEADER, MAGIC, MOST, encode
-from lepton_pipe.store.durable import crc32c
+from lepton_pipe.store.checksums import crc32c
 from tests.ledger.receipts import read, receipt, with_partial, write
 
 THREE = [receipt(1), Receipt(2), receipt(3)]
