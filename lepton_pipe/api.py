@@ -140,8 +140,19 @@ class Pipeline(Definition):
             digest=digest,
             staging=staging,
         )
-        sources = open_images(images, tolerant=on_error != "fail", sparse=sparse)
-        if digest:
+        return self._planned(images, parameters, out, options, spoilt)
+
+    def _planned(
+        self,
+        images: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        out: str | Path,
+        options: RunOptions,
+        spoilt: Spoilt | None,
+    ) -> Plan:
+        """Open the images, known by their bytes if the run shall know them so, and plan."""
+        sources = open_images(images, tolerant=options.on_error != "fail", sparse=options.sparse)
+        if options.digest:
             sources = {n: s.known_by_bytes() for n, s in sources.items()}
         bind = partial(self.bind, parameters=parameters)
         return Plan(bind, sources, out, options, self.reference, spoilt)

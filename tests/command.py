@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lepton_pipe.run.clean import clean
 
 ROOT = Path(__file__).resolve().parent.parent
 LEPTON = (sys.executable, "-m", "lepton_pipe.cli")
+# Nothing is to take that long; a machine that does much else besides must not make a test fail.
+PATIENCE = 240
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -19,7 +24,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **more}
 
 
-def lepton(*words: object, cwd: Path, seconds: float = 60, **env: str):
+def lepton(*words: object, cwd: Path, seconds: float = PATIENCE, **env: str):
     """Run ``lepton-pipe`` with these words and return the finished process."""
     return subprocess.run(
         [*LEPTON, *map(str, words)],
@@ -31,7 +36,7 @@ def lepton(*words: object, cwd: Path, seconds: float = 60, **env: str):
     )
 
 
-def python(*words: object, cwd: Path, seconds: float = 60, **more):
+def python(*words: object, cwd: Path, seconds: float = PATIENCE, **more):
     """Run Python with these words and return the finished process."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
@@ -42,6 +47,15 @@ def python(*words: object, cwd: Path, seconds: float = 60, **more):
         timeout=seconds,
         **more,
     )
+
+
+def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "that never came"
+        time.sleep(0.01)
+    return found
 
 
 def names(folder: Path) -> set[str]:

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import hashlib
 import threading
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,9 +18,11 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
+import fsspec
 from aiohttp import web
 
-from lepton_pipe.store.durable import crc32c
+from lepton_pipe.store.checksums import crc32c
+from tests.command import PATIENCE
 
 BUCKET = "bucket"
 # Uploaded in an environment where nothing else is configured.
@@ -264,6 +265,8 @@ def _unchunked(data: bytes, headers: Any) -> bytes:
 @contextmanager
 def object_store():
     """Serve an empty store on a free port of this machine, for as long as the block runs."""
+    # Of an earlier store, which was elsewhere.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     store, loop = ObjectStore(), asyncio.new_event_loop()
     app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/{path:.*}", store.serve)
@@ -281,16 +284,7 @@ def object_store():
     try:
         yield store
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE)
         loop.close()
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 30) -> Any:
-    """Wait until something is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "that never came"
-        time.sleep(0.01)
-    return found

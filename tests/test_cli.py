@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lepton_pipe.cli import main
-from tests.command import LEPTON, assert_refused, environment, lepton, names
+from tests.command import LEPTON, PATIENCE, assert_refused, environment, lepton, names
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_a_reader_that_leaves_early_is_no_error(here):
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_importing_is_quick():

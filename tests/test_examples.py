@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import PATIENCE
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 LAST_LINES = {
@@ -32,7 +34,7 @@ def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         env=os.environ | DASK_IS_QUIET,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

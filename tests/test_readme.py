@@ -19,6 +19,7 @@ from lepton_pipe import kernels
 from lepton_pipe.arguments import parse
 from lepton_pipe.errors import ExitStatus
 from lepton_pipe.pipelines.convert import convert
+from tests.command import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -86,7 +87,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             env=os.environ | path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
 
     return run_line

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.command import LEPTON, environment
+from tests.command import LEPTON, PATIENCE, environment
 from tests.run.five import fingerprints
 
 MINE = """
@@ -47,7 +47,7 @@ def shell(words, folder, redirected=""):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

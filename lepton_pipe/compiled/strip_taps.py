@@ -37,25 +37,16 @@ def _add(out: Any, o: int, row: Any, r: int, w: float, n: int) -> None:
 
 
 @register_jitable
-def _set_taps(out: Any, o: int, row: Any, r: int, w: Any, n: int) -> None:
+def _weigh_taps(out: Any, o: int, row: Any, r: int, w: Any, n: int, fresh: bool) -> None:
     for x in range(n):
         a = w[0] * row[np.uintp(r + x)]
         for k in range(1, len(w)):
             a += w[k] * row[np.uintp(r + x + k)]
-        out[np.uintp(o + x)] = a
+        out[np.uintp(o + x)] = a if fresh else out[np.uintp(o + x)] + a
 
 
 @register_jitable
-def _add_taps(out: Any, o: int, row: Any, r: int, w: Any, n: int) -> None:
-    for x in range(n):
-        a = w[0] * row[np.uintp(r + x)]
-        for k in range(1, len(w)):
-            a += w[k] * row[np.uintp(r + x + k)]
-        out[np.uintp(o + x)] += a
-
-
-@register_jitable
-def _set_taps_of_rows(out: Any, o: int, rows: Any, r: int, w: Any, n: int) -> None:
+def _weigh_taps_of_rows(out: Any, o: int, rows: Any, r: int, w: Any, n: int, fresh: bool) -> None:
     for x in range(n):
         a = w[0] * rows[np.uintp(r + x)]
         b = w[0] * rows[np.uintp(r + x + PITCH)]
@@ -66,28 +57,15 @@ def _set_taps_of_rows(out: Any, o: int, rows: Any, r: int, w: Any, n: int) -> No
             b += w[k] * rows[np.uintp(r + x + (k + 1) * PITCH)]
             c += w[k] * rows[np.uintp(r + x + (k + 2) * PITCH)]
             d += w[k] * rows[np.uintp(r + x + (k + 3) * PITCH)]
+        if not fresh:
+            a += out[np.uintp(o + x)]
+            b += out[np.uintp(o + x + PITCH)]
+            c += out[np.uintp(o + x + 2 * PITCH)]
+            d += out[np.uintp(o + x + 3 * PITCH)]
         out[np.uintp(o + x)] = a
         out[np.uintp(o + x + PITCH)] = b
         out[np.uintp(o + x + 2 * PITCH)] = c
         out[np.uintp(o + x + 3 * PITCH)] = d
-
-
-@register_jitable
-def _add_taps_of_rows(out: Any, o: int, rows: Any, r: int, w: Any, n: int) -> None:
-    for x in range(n):
-        a = w[0] * rows[np.uintp(r + x)]
-        b = w[0] * rows[np.uintp(r + x + PITCH)]
-        c = w[0] * rows[np.uintp(r + x + 2 * PITCH)]
-        d = w[0] * rows[np.uintp(r + x + 3 * PITCH)]
-        for k in range(1, len(w)):
-            a += w[k] * rows[np.uintp(r + x + k * PITCH)]
-            b += w[k] * rows[np.uintp(r + x + (k + 1) * PITCH)]
-            c += w[k] * rows[np.uintp(r + x + (k + 2) * PITCH)]
-            d += w[k] * rows[np.uintp(r + x + (k + 3) * PITCH)]
-        out[np.uintp(o + x)] += a
-        out[np.uintp(o + x + PITCH)] += b
-        out[np.uintp(o + x + 2 * PITCH)] += c
-        out[np.uintp(o + x + 3 * PITCH)] += d
 
 
 @register_jitable
@@ -100,7 +78,7 @@ def weigh_rows(out: Any, o: int, rows: Any, r: int, w: Any, count: int, n: int) 
     if w.size > 8:
         nine = (w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8])
         for i in range(0, end, 4 * PITCH):
-            _set_taps_of_rows(out, o + i, rows, r + i, nine, n)
+            _weigh_taps_of_rows(out, o + i, rows, r + i, nine, n, True)
         k = 9
     else:
         for i in range(0, end, PITCH):
@@ -109,12 +87,12 @@ def weigh_rows(out: Any, o: int, rows: Any, r: int, w: Any, count: int, n: int) 
     while k + 8 <= w.size:
         eight = (w[k], w[k + 1], w[k + 2], w[k + 3], w[k + 4], w[k + 5], w[k + 6], w[k + 7])
         for i in range(0, end, 4 * PITCH):
-            _add_taps_of_rows(out, o + i, rows, r + i + k * PITCH, eight, n)
+            _weigh_taps_of_rows(out, o + i, rows, r + i + k * PITCH, eight, n, False)
         k += 8
     if k + 4 <= w.size:
         four = (w[k], w[k + 1], w[k + 2], w[k + 3])
         for i in range(0, end, 4 * PITCH):
-            _add_taps_of_rows(out, o + i, rows, r + i + k * PITCH, four, n)
+            _weigh_taps_of_rows(out, o + i, rows, r + i + k * PITCH, four, n, False)
         k += 4
     for j in range(k, w.size):
         for i in range(0, end, PITCH):
@@ -125,17 +103,17 @@ def weigh_rows(out: Any, o: int, rows: Any, r: int, w: Any, count: int, n: int) 
 def weigh_row(out: Any, o: int, row: Any, r: int, w: Any, n: int) -> None:
     """Set ``out[x] = sum(w[k] * row[x + k])`` for `n` voxels."""
     if w.size > 8:
-        _set_taps(out, o, row, r, (w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]), n)
+        _weigh_taps(out, o, row, r, (w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]), n, True)
         k = 9
     else:
         _set(out, o, row, r, w[0], n)
         k = 1
     while k + 8 <= w.size:
         eight = (w[k], w[k + 1], w[k + 2], w[k + 3], w[k + 4], w[k + 5], w[k + 6], w[k + 7])
-        _add_taps(out, o, row, r + k, eight, n)
+        _weigh_taps(out, o, row, r + k, eight, n, False)
         k += 8
     if k + 4 <= w.size:
-        _add_taps(out, o, row, r + k, (w[k], w[k + 1], w[k + 2], w[k + 3]), n)
+        _weigh_taps(out, o, row, r + k, (w[k], w[k + 1], w[k + 2], w[k + 3]), n, False)
         k += 4
     for j in range(k, w.size):
         _add(out, o, row, r + j, w[j], n)

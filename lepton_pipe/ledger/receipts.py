@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from lepton_pipe.errors import RunError
-from lepton_pipe.store.durable import crc32c
+from lepton_pipe.store.checksums import crc32c
 
 Bytes = bytes | memoryview
 

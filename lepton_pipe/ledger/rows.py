@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lepton_pipe.ledger.journal import Place
 from lepton_pipe.ledger.receipts import Unit, pack_units, unpack_units
-from lepton_pipe.store.durable import crc32c
+from lepton_pipe.store.checksums import crc32c
 
 KEY_BYTES = 16
 _FACTS = struct.Struct("<QQQqqQQ")

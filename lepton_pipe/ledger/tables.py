@@ -12,7 +12,7 @@ from typing import Any
 
 from lepton_pipe.errors import DamagedError, RunError
 from lepton_pipe.ledger.encode import pack_plain
-from lepton_pipe.store.durable import crc32c
+from lepton_pipe.store.checksums import crc32c
 
 PATIENCE = 10.0
 """Seconds to wait for another connection to let go."""

@@ -87,8 +87,7 @@ def run_plan(
     board = Board(plan, without_secrets(str(out)))
     with _kept_for_the_next_run(staging, watcher) as opened:
         copies = copies_of(plan, sources)
-        there = update and local_of(out).exists()
-        published = Published.open(local_of(out), spoilt) if there else None
+        published = _published_at(out, spoilt) if update else None
         keys = BlockKeys(plan, InputStamps(sources), set(copies))
         books = Books(staging.path, plan, keys, published)
         opened.append(books)
@@ -101,18 +100,11 @@ def run_plan(
         ):
             quarantine = Quarantine(on_error, books.ledger)
             board.watch(lambda: memory.peak_bytes, lambda: len(quarantine))
+            inputs, copied = shared_inputs(plan, sources, staging), frozenset(copies)
+            # Of another's cluster it is known how many blocks it runs, not on how many cores.
+            at_hand = cores() if scheduler is None else plan.resources.slots
             run = StageRunner(
-                plan,
-                shared_inputs(plan, sources, staging),
-                frozenset(copies),
-                staging,
-                executor,
-                watcher,
-                board,
-                books,
-                quarantine,
-                # Of another's cluster it is known how many blocks it runs, not on how many cores.
-                cores() if scheduler is None else plan.resources.slots,
+                plan, inputs, copied, staging, executor, watcher, board, books, quarantine, at_hand
             )
             run.all_stages()
             raise_lost_interrupt()
@@ -121,11 +113,21 @@ def run_plan(
         run.finish(identities)
         if published is not None and spoilt is not None:
             restore(published, staging.path, books.ledger, plan)
-        books.note_files()
-        books.close()
-        staging.publish()
-        give_back()
+        _publish(staging, books)
     return run.report
+
+
+def _published_at(out: Output, spoilt: Spoilt | None) -> Published | None:
+    """Open the version of an output that is there, if there is one."""
+    return Published.open(local_of(out), spoilt) if local_of(out).exists() else None
+
+
+def _publish(staging: AnyStaging, books: Books) -> None:
+    """Note what the result consists of, and make it visible, whole, as the last act."""
+    books.note_files()
+    books.close()
+    staging.publish()
+    give_back()
 
 
 def _note_begin(

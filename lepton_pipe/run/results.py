@@ -24,7 +24,7 @@ RECORD_FORMAT = 1
 VALUES = "values.json"
 _LIBRARIES = ("lepton-pipe", "dask", "distributed", "numpy", "scipy", "scikit-image", "zarr")
 _NUMPY = (np.generic, np.ndarray)
-_NESTED = (dict, list, tuple, np.ndarray)
+_NESTED = {dict, list, tuple, np.ndarray}
 
 
 class Results:
@@ -193,7 +193,7 @@ def _json_text(data: Any, line: str) -> str:
     if isinstance(value, dict) and value:
         parts = [f"{json.dumps(str(n))}: {_json_text(v, inner)}" for n, v in value.items()]
         return f"{{{inner}{f',{inner}'.join(parts)}{line}}}"
-    if isinstance(value, list | tuple) and any(isinstance(v, _NESTED) for v in value):
+    if isinstance(value, list | tuple) and not _NESTED.isdisjoint(map(type, value)):
         return f"[{inner}{f',{inner}'.join(_json_text(v, inner) for v in value)}{line}]"
     return json.dumps(value, allow_nan=False, default=_plain)
 

@@ -28,7 +28,8 @@ from distributed.spill import SpillBuffer
 
 from lepton_pipe.cache.records import RecordStore
 from lepton_pipe.errors import DamagedError
-from lepton_pipe.store.durable import FileSum, write_whole
+from lepton_pipe.store.checksums import FileSum
+from lepton_pipe.store.durable import write_whole
 from lepton_pipe.store.held import shared
 
 Key = Any

@@ -25,7 +25,8 @@ from lepton_pipe.report.progress import Watcher
 from lepton_pipe.run import uploaded
 from lepton_pipe.run.expected import Expected, expected_chunks, expected_others
 from lepton_pipe.run.uploaded import Sent, Uploaded
-from lepton_pipe.store.durable import FileSum, size_and_crc
+from lepton_pipe.store.checksums import FileSum
+from lepton_pipe.store.durable import size_and_crc
 from lepton_pipe.store.open import MARKER
 from lepton_pipe.store.output import RemoteOutput
 from lepton_pipe.store.remote import CONNECTIONS, WHOLE_BYTES, RemoteFolder

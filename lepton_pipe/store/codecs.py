@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
 import numcodecs
 import numcodecs.blosc
 import numpy as np
@@ -25,6 +24,7 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from lepton_pipe.errors import InputError
+from lepton_pipe.store.checksums import Bytes, Checksum
 from lepton_pipe.store.packbits import NAME as PACKBITS
 from lepton_pipe.store.packbits import is_plain, packed_bits, packed_size, unpacked_bits
 from lepton_pipe.store.unpack import MOST, UNPACKERS
@@ -39,8 +39,6 @@ _WORDS = (1, 2, 4, 8)
 _EXECUTED = ("pickle", "dill", "joblib")
 _WRITTEN = ("none", "blosc", "zstd")
 _BLOSC_SIZES = struct.Struct("<4xI4xI")
-
-Bytes = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Chain:
 
     def _packed(self, words: NDArray[Any], coder: Any) -> list[Bytes]:
         packed = words.view(np.uint8).data if coder is None else coder.encode(words)
-        return [packed, crc32c(packed)] if self.checksum else [packed]
+        return [packed, Checksum.of(packed)] if self.checksum else [packed]
 
     def decode(self, data: Bytes, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the chunk stored as `data`; read-only, in the stored byte order.
@@ -205,15 +203,10 @@ def _check_blosc(body: memoryview, size: int) -> None:
         raise ValueError(f"a chunk of {len(body)} bytes has a Blosc header that lies")
 
 
-def crc32c(data: Bytes) -> bytes:
-    """Return the checksum that zarr's crc32c codec appends to `data`: 4 bytes, little-endian."""
-    return struct.pack("<I", google_crc32c.value(np.frombuffer(data, np.uint8)))
-
-
 def without_crc32c(data: memoryview) -> memoryview:
     """Return `data` without the checksum at its end; raise `ValueError` when that is wrong."""
     body, stored = data[:-CRC_BYTES], bytes(data[-CRC_BYTES:])
-    if len(data) < CRC_BYTES or crc32c(body) != stored:
+    if len(data) < CRC_BYTES or Checksum.of(body) != stored:
         raise ValueError(f"stored and computed checksum do not match ({len(data)} bytes)")
     return body
 

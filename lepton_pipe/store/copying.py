@@ -16,8 +16,8 @@ from zarr.abc.codec import BytesBytesCodec
 
 from lepton_pipe.errors import RunError
 from lepton_pipe.geometry import Region
+from lepton_pipe.store.checksums import Bytes, Checksum
 from lepton_pipe.store.chunked import place_in, touched
-from lepton_pipe.store.codecs import Bytes, crc32c
 from lepton_pipe.store.source import Source
 from lepton_pipe.store.storage import Storage
 from lepton_pipe.store.target import ArrayTarget
@@ -102,7 +102,7 @@ def _taken_over(
         data = source.stored(index)
         yield from kept.chain.encode(storage.fill()) if data is None else [data]
         if data is not None and not storage.chain.checksum:
-            yield crc32c(data)
+            yield Checksum.of(data)
         storage.decode_into(data, chunk)
     if place is None:
         source.paste(array, read, index, chunk)

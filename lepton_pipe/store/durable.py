@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
-import numpy as np
+from lepton_pipe.store.checksums import FileSum
 
 _START_WRITING = 2
 """SYNC_FILE_RANGE_WRITE: begin to write dirty pages out, and do not wait for that."""
@@ -66,52 +65,6 @@ def write_whole(
         part.unlink(missing_ok=True)
         raise
     return written.size, written.crc
-
-
-def crc32c(data: bytes | memoryview, value: int = 0) -> int:
-    """Return the crc32c of what `value` is the crc32c of, and `data` behind it."""
-    crc: int = google_crc32c.extend(value, np.frombuffer(data, np.uint8))
-    return crc
-
-
-class FileSum:
-    """Adds up a file piece by piece.
-
-    The sum is the crc32c of two things: of the crc32c of all but the last four bytes, and of these.
-    Chunks end with their own crc32c, and the plain one of what ends so is the same for all: any
-    sound chunk would pass for any other.
-    """
-
-    _HELD_BACK = 4
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._crc = 0
-        self._last = b""
-
-    def add(self, piece: bytes | memoryview) -> None:
-        """Take in the next bytes of the file."""
-        data = memoryview(piece).cast("B")
-        self.size += len(data)
-        if len(data) < self._HELD_BACK:
-            joined = self._last + data
-            self._last, data = joined[-self._HELD_BACK :], memoryview(joined)
-            self._crc = crc32c(data[: -self._HELD_BACK], self._crc)
-        else:
-            self._crc = crc32c(data[: -self._HELD_BACK], crc32c(self._last, self._crc))
-            self._last = bytes(data[-self._HELD_BACK :])
-
-    @property
-    def crc(self) -> int:
-        """The sum of what was taken in so far."""
-        return crc32c(self._crc.to_bytes(4, "little") + self._last)
-
-    @classmethod
-    def of(cls, data: bytes) -> FileSum:
-        """Return the sum of a file of these bytes."""
-        made = cls()
-        made.add(data)
-        return made
 
 
 def size_and_crc(path: Path) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from lepton_pipe.cache.records import Pieces, RecordStore
-from lepton_pipe.store.codecs import Bytes
-from lepton_pipe.store.durable import FileSum, write_whole
+from lepton_pipe.store.checksums import Bytes, FileSum
+from lepton_pipe.store.durable import write_whole
 from lepton_pipe.store.storage import Index, Storage
 from lepton_pipe.store.unit_files import LocalFiles
 
@@ -63,7 +63,7 @@ def put(
     OSError
         When its file is wanted in any case and the system refuses; nothing is kept then.
     """
-    pieces = tuple(bytes(piece) for piece in encoded)
+    pieces = tuple(p if isinstance(p, bytes) else bytes(p) for p in encoded)
     if place == "both":
         size, crc = write_whole(file, pieces, within=group)
     else:
@@ -76,10 +76,11 @@ def put(
 def sums(files: Sequence[str]) -> Mapping[str, tuple[int, int]]:
     """Return size and sum, as they are now, of those of some files whose records are in memory."""
     found = ((file, shared.pieces(file)) for file in files)
-    return {file: _size_and_crc(pieces) for file, pieces in found if pieces is not None}
+    # Views, so that a checksum is not believed but the bytes before it are added up.
+    return {f: _size_and_crc(map(memoryview, pieces)) for f, pieces in found if pieces is not None}
 
 
-def _size_and_crc(pieces: Pieces) -> tuple[int, int]:
+def _size_and_crc(pieces: Iterable[Bytes]) -> tuple[int, int]:
     made = FileSum()
     for piece in pieces:
         made.add(piece)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lepton_pipe.errors import RunError, without_secrets
-from lepton_pipe.store.durable import FileSum, crc32c, size_and_crc, write_whole
+from lepton_pipe.store.checksums import FileSum, crc32c
+from lepton_pipe.store.durable import size_and_crc, write_whole
 from lepton_pipe.store.urls import check_url
 
 _T = TypeVar("_T")

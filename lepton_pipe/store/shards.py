@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_pipe.store.codecs import CRC_BYTES, Bytes, crc32c, without_crc32c
+from lepton_pipe.store.checksums import Bytes, Checksum
+from lepton_pipe.store.codecs import CRC_BYTES, without_crc32c
 
 ABSENT = 2**64 - 1
 """Offset and length, in the index, of a chunk that is not there."""
@@ -62,7 +63,7 @@ def assemble(
         offset += size
         pieces += own
     stored = index.tobytes()
-    tail: list[Bytes] = [stored, crc32c(stored)]
+    tail: list[Bytes] = [stored, Checksum.of(stored)]
     return tail + pieces if index_first else pieces + tail
 
 

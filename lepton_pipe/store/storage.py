@@ -11,7 +11,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from lepton_pipe.store.codecs import Bytes, Chain, chain_of, chain_of_v2
+from lepton_pipe.store.checksums import Bytes
+from lepton_pipe.store.codecs import Chain, chain_of, chain_of_v2
 from lepton_pipe.store.shards import INDEX_CODECS, index_bytes
 
 Index = tuple[int, ...]

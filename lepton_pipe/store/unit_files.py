@@ -15,7 +15,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from lepton_pipe.errors import DamagedError
-from lepton_pipe.store.codecs import Bytes
+from lepton_pipe.store.checksums import Bytes
 from lepton_pipe.store.shards import ABSENT, decode_index
 from lepton_pipe.store.source import HandleCache, stamp_of
 from lepton_pipe.store.storage import Index, Storage

@@ -17,7 +17,7 @@ from zarr.storage import LocalStore
 
 from lepton_pipe.geometry import Region
 from lepton_pipe.store import held
-from lepton_pipe.store.codecs import Bytes
+from lepton_pipe.store.checksums import Bytes
 from lepton_pipe.store.durable import size_and_crc, write_whole
 from lepton_pipe.store.held import Place
 from lepton_pipe.store.loop import run

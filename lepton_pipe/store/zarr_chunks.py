@@ -18,8 +18,8 @@ from zarr.storage import LocalStore
 
 from lepton_pipe.errors import InputError
 from lepton_pipe.geometry import Region
+from lepton_pipe.store.checksums import Bytes
 from lepton_pipe.store.chunked import touched
-from lepton_pipe.store.codecs import Bytes
 from lepton_pipe.store.file_digests import file_versions
 from lepton_pipe.store.held import HeldFiles
 from lepton_pipe.store.loop import run

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from lepton_pipe.cache import chunks as cache
 from lepton_pipe.geometry import Region
 from lepton_pipe.store.axes import AxisMap
+from lepton_pipe.store.checksums import Bytes
 from lepton_pipe.store.chunked import ChunkedSource, Index
-from lepton_pipe.store.codecs import Bytes
 from lepton_pipe.store.missing import Missing, refuse_absent
 from lepton_pipe.store.source import Source, handles
 from lepton_pipe.store.storage import Storage

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lepton_pipe.device import frozen, to_host
-from lepton_pipe.errors import LeptonError, WriteError
 from lepton_pipe.geometry import Region
-from lepton_pipe.kernels.finite import count_not_finite
-from lepton_pipe.ledger.journal import Unit
 from lepton_pipe.plan.absorb import Group, last_use, reads_before, results_of
-from lepton_pipe.plan.counted import is_watched, owned_regions
+from lepton_pipe.plan.counted import owned_regions
 from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
-from lepton_pipe.plan.model import Write
 from lepton_pipe.plan.rates import measured_name
-from lepton_pipe.plan.regions import (
-    input_regions,
-    place_of,
-    region_bytes,
-    slab_regions,
-    sweep_source,
-    written_region,
-)
+from lepton_pipe.plan.regions import input_regions, place_of, slab_regions, sweep_source
 from lepton_pipe.spec import (
     Absorbing,
     Around,
@@ -45,27 +33,19 @@ from lepton_pipe.spec import (
     finish_step,
 )
 from lepton_pipe.spec.canonical import kernel_name
-from lepton_pipe.store import copy_block
-from lepton_pipe.store.writers import Written
-from lepton_pipe.worker.faults import tried
-from lepton_pipe.worker.program import BlockResult, Program, Stats
+from lepton_pipe.worker.images import BlockImages
+from lepton_pipe.worker.program import Program
 from lepton_pipe.worker.running import at_steps
 
 
-class Task:
-    """The arrays that a running task holds, and what it has measured so far."""
+class Task(BlockImages):
+    """The steps of a stage, as they are computed of one block."""
 
     def __init__(self, program: Program, index: int, values: Mapping[str, Any]) -> None:
-        self.program = program
-        self.spec, self.stage, self.index = program.spec, program.stage, index
-        self.block = program.stage.blocks.region(index)
-        self.where = f"block {self.block}"
+        super().__init__(program, index)
         self.values = values
-        self.held: dict[str, tuple[Region, Any]] = {}
         self.last = last_use(self.spec, self.stage)
         self.position = {s: i for i, s in enumerate(self.stage.steps)}
-        self.result = BlockResult()
-        self.units: list[Unit] = []
         self.owned: dict[str, Region] = {}
         if self.stage.sweep is None:
             self._own(self.block)
@@ -73,16 +53,6 @@ class Task:
     def _own(self, area: Region) -> None:
         """Note where losses are counted from now on: in what the task owns of `area`."""
         self.owned = owned_regions(self.spec, self.stage, area)
-
-    @contextmanager
-    def _timed(self, what: str, core: str = "") -> Iterator[Stats]:
-        stats, start, core_start = self.result.stats, time.perf_counter(), time.thread_time()
-        try:
-            yield stats
-        finally:
-            setattr(stats, what, time.perf_counter() - start + getattr(stats, what))
-            if core:
-                setattr(stats, core, time.thread_time() - core_start + getattr(stats, core))
 
     def run(self, steps: Sequence[str], regions: Mapping[str, Region]) -> None:
         """Compute step after step; read each image before its first use, free it after its last."""
@@ -204,61 +174,6 @@ class Task:
             check_result(step, made, tile.shape)
         return made
 
-    def _read(self, image: str, region: Region) -> None:
-        with self._timed("read_seconds", "read_core_seconds") as stats:
-            source = self.program.sources[image]
-            copies = [w for w in self.stage.writes if w.step == image and self._is_copy(w)]
-            try:
-                arrays = [tried(partial(self._copy, source, w, region)) for w in copies]
-                array = arrays[0] if arrays else tried(partial(source.read, region))
-            except WriteError:  # of a copy: what was to be read is no part of that
-                raise
-            except LeptonError as error:
-                array = self._unread(image, region, error)
-            stats.bytes_read += array.nbytes
-            self.held[image] = region, array
-        for write in copies:
-            self._watch(write, region, array)
-
-    def _unread(self, image: str, region: Region, error: LeptonError) -> Any:
-        """Return what stands for a region that cannot be read; here, raise where that happened."""
-        error.args = (f"{error}\n  {image} {region}, read for {self.where}",)
-        raise error
-
-    def _is_copy(self, write: Write) -> bool:
-        return (write.array, write.level) in self.program.copies
-
-    def _copy(self, source: Any, write: Write, region: Region) -> Any:
-        """Copy the block's chunks as they are stored, and return the voxels of `region`."""
-        block = written_region(write, self.block)
-        target: Any = self.program.targets[write.array, write.level]
-        type_ = self.spec.image_type(write.step)
-        self.result.stats.bytes_written += region_bytes(type_, block)
-        array, written = copy_block(source, target, block, region)
-        self._wrote(write, written)
-        return array
-
-    def _wrote(self, write: Write, written: Iterable[Written]) -> None:
-        target = self.stage.writes.index(write)
-        self.units += (Unit(target, *unit) for unit in written)
-
-    def _watch(self, write: Write, covers: Region, array: Any) -> None:
-        """Count what is not finite of what a write stores.
-
-        Parameters
-        ----------
-        array
-            The voxels of `covers`, which holds the region that is written.
-        """
-        if is_watched(self.spec, write):
-            number = self.stage.writes.index(write)
-            for part in self._known_parts(write.step, written_region(write, self.block)):
-                self.result.count_not_finite(number, count_not_finite(array[part.inside(covers)]))
-
-    def _known_parts(self, step_id: str, region: Region) -> list[Region]:  # noqa: ARG002
-        """Return the parts of a region of which something is known: here, all of it."""
-        return [region]
-
     def _compute(self, step: Step, region: Region) -> None:
         with self._timed("compute_seconds"):
             place = place_of(self.spec, step, region)
@@ -336,26 +251,6 @@ class Task:
             covers, array = held[argument.id]
             return frozen(array[regions[argument.id].inside(covers)])
         return frozen(self.values[argument.id])
-
-    def _write(self, step_id: str) -> None:
-        for write in self.stage.writes:
-            if write.step != step_id or self._is_copy(write):
-                continue
-            with self._timed("write_seconds", "write_core_seconds") as stats:
-                region = written_region(write, self.block)
-                block = self._voxels_of(write, region)
-                written = self.program.targets[write.array, write.level].write(region, block)
-                self._wrote(write, written)
-                stats.bytes_written += block.nbytes
-                kept = self.program.kept.get((write.array, write.level))
-                if kept is not None:
-                    kept.keep(region, block)
-            self._watch(write, region, block)
-
-    def _voxels_of(self, write: Write, region: Region) -> Any:
-        """Return the voxels of a result that are written, in host memory."""
-        covers, array = self.held[write.step]
-        return array[region.inside(covers)]
 
     def sweep(self) -> None:
         """Fold the slabs of the swept axis, one after the other, and write the result."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lepton_pipe.cache import chunks
 from lepton_pipe.cache.chunks import ChunkCache, memory_of
+from tests.command import PATIENCE
 
 
 def _array(size, value=1):
@@ -137,15 +138,15 @@ def test_threads_that_want_the_same_decode_it_once():
     def decode():
         calls.append(1)
         started.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return _array(10)
 
     with ThreadPoolExecutor(5) as pool:
         first = pool.submit(cache.get, "a", decode)
-        assert started.wait(10)
+        assert started.wait(PATIENCE)
         others = [pool.submit(cache.get, "a", decode) for _ in range(4)]
         go.set()
-        assert all(other.result(10) is first.result(10) for other in others)
+        assert all(other.result(PATIENCE) is first.result(PATIENCE) for other in others)
     assert len(calls) == 1
     assert cache.snapshot().hits == 4
 
@@ -154,14 +155,14 @@ def test_other_keys_do_not_wait():
     cache, go = ChunkCache(1000), threading.Event()
 
     def slow():
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return _array(10)
 
     with ThreadPoolExecutor(1) as pool:
         held_up = pool.submit(cache.get, "slow", slow)
         assert cache.get("quick", lambda: _array(3)).size == 3
         go.set()
-        assert held_up.result(10).size == 10
+        assert held_up.result(PATIENCE).size == 10
 
 
 def test_those_who_waited_for_a_failure_try_for_themselves():
@@ -171,18 +172,18 @@ def test_those_who_waited_for_a_failure_try_for_themselves():
         calls.append(1)
         if len(calls) == 1:
             started.set()
-            assert go.wait(10)
+            assert go.wait(PATIENCE)
             raise OSError("the first reader met a bad disk")
         return _array(10)
 
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(cache.get, "a", decode)
-        assert started.wait(10)
+        assert started.wait(PATIENCE)
         others = [pool.submit(cache.get, "a", decode) for _ in range(3)]
         go.set()
         with pytest.raises(OSError, match="bad disk"):
-            first.result(10)
-        assert all(other.result(10).size == 10 for other in others)
+            first.result(PATIENCE)
+        assert all(other.result(PATIENCE).size == 10 for other in others)
 
 
 def _each(cache, keys, decode):
@@ -212,18 +213,18 @@ def test_what_others_decode_is_waited_for_last():
 
     def slow():
         started.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return _array(10)
 
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(cache.get, "a", slow)
-        assert started.wait(10)
+        assert started.wait(PATIENCE)
         for key, array in cache.each("abc", str, lambda _: _array(10, 2)):
             order.append(key)
             if key == "c":
                 go.set()
             if key == "a":
-                assert array is first.result(10)
+                assert array is first.result(PATIENCE)
     assert order == ["b", "c", "a"]
     assert (cache.snapshot().misses, cache.snapshot().hits) == (3, 1)
 
@@ -233,17 +234,20 @@ def test_of_several_one_that_failed_elsewhere_is_tried_again():
 
     def fails():
         started.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         raise OSError("the first reader met a bad disk")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.get, "a", fails)
-        assert started.wait(10)
+        assert started.wait(PATIENCE)
         other = pool.submit(_each, cache, "ab", lambda key: _array(10, ord(key)))
         go.set()
         with pytest.raises(OSError, match="bad disk"):
-            first.result(10)
-        assert {key: array[0] for key, array in other.result(10).items()} == {"a": 97, "b": 98}
+            first.result(PATIENCE)
+        assert {key: array[0] for key, array in other.result(PATIENCE).items()} == {
+            "a": 97,
+            "b": 98,
+        }
 
 
 def test_a_failure_ends_several_and_blocks_nobody():
@@ -272,7 +276,7 @@ def test_of_several_each_is_let_go_before_the_next_is_decoded(budget):
 
 
 def test_threads_that_want_the_same_several_share_the_work():
-    cache, together = ChunkCache(10_000), threading.Barrier(2, timeout=10)
+    cache, together = ChunkCache(10_000), threading.Barrier(2, timeout=PATIENCE)
 
     def decode(key):
         # Each chunk is there only once the other thread decodes one as well.
@@ -282,7 +286,7 @@ def test_threads_that_want_the_same_several_share_the_work():
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(_each, cache, range(20), decode) for _ in range(2)]
         for found in both:
-            assert {key: array[0] for key, array in found.result(20).items()} == {
+            assert {key: array[0] for key, array in found.result(PATIENCE).items()} == {
                 key: key for key in range(20)
             }
     seen = cache.snapshot()

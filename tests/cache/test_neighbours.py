@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from lepton_pipe.cache import neighbours
 from lepton_pipe.cache.chunks import ChunkCache
 from lepton_pipe.cache.neighbours import Neighbours
+from tests.command import PATIENCE
 
 KEY = ("/data/a.zarr", (1, 2, 3), (0, 4, 2))
 CHUNK = np.arange(60_000, dtype=np.uint16).reshape(20, 30, 100)
@@ -39,7 +40,7 @@ from pathlib import Path
 folder = Path({str(folder)!r})
 {does}
 print("ready", flush=True)
-time.sleep(100)
+time.sleep({PATIENCE})
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
@@ -87,34 +88,41 @@ def test_what_is_mapped_outlives_the_process_that_held_it(tmp_path):
     assert (joined(tmp_path).get(KEY, pytest.fail) == CHUNK).all()  # the link leads here now
 
 
-def test_who_decodes_is_waited_for(tmp_path):
-    slow = """
+def test_who_decodes_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours, "WAIT_SECONDS", PATIENCE)
+    shared, go = tmp_path / "shared", tmp_path / "go"
+    shared.mkdir()
+    slow = f"""
 cache = ChunkCache(10**6); cache.join(folder)
 import threading
 def decode():
     print("ready", flush=True)
-    time.sleep(0.5)
+    while not Path({str(go)!r}).exists():
+        time.sleep(0.01)
     return CHUNK
 threading.Thread(target=cache.get, args=(KEY, decode)).start()
-time.sleep(100)
+time.sleep({PATIENCE})
 """
-    with another_process(tmp_path, slow):
-        cache = joined(tmp_path)
+    with another_process(shared, slow):
+        cache = joined(shared)
         others = [(0,), KEY, (1,)]
         decoded = []
         for key, chunk in cache.each(others, lambda k: k, lambda k: decoded.append(k) or CHUNK):
             assert (chunk == CHUNK).all()
             last = key
+            if key == (1,):
+                go.touch()
         assert decoded == [(0,), (1,)]
         assert last == KEY  # what nobody is decoding comes first
 
 
-def test_a_process_that_is_killed_while_it_decodes_is_waited_for_no_more(tmp_path):
+def test_a_process_that_is_killed_while_it_decodes_is_waited_for_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours, "WAIT_SECONDS", PATIENCE)
     with another_process(tmp_path, DECODES) as process:
         threading.Timer(0.3, process.send_signal, [signal.SIGKILL]).start()
         began = time.monotonic()
         assert joined(tmp_path).get(KEY, lambda: CHUNK) is not None
-        assert time.monotonic() - began < neighbours.WAIT_SECONDS
+        assert time.monotonic() - began < PATIENCE
 
 
 def test_a_process_that_stands_still_is_waited_for_no_longer_than_is_told(tmp_path, monkeypatch):
@@ -212,7 +220,8 @@ def refuse(*_):
     raise OSError(28, "No space left on device")
 
 
-def test_threads_of_several_caches_decode_each_chunk_once(tmp_path):
+def test_threads_of_several_caches_decode_each_chunk_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbours, "WAIT_SECONDS", PATIENCE)
     caches, decoded = [joined(tmp_path, 10**8) for _ in range(3)], []
 
     def decode(key):

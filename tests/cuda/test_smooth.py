@@ -28,7 +28,7 @@ from lepton_pipe.kernels.weights import gaussian_weights
 from lepton_pipe.spec import Lost
 from tests.cuda.on_cpu import COMPILER
 from tests.fake_device import fake_cupy
-from tests.kernels import test_one_body as one_body
+from tests.kernels import one_body
 from tests.kernels.blockwise import noise
 from tests.kernels.test_blocks_on_device import Run, picture
 

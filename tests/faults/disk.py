@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import PATIENCE
+
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -72,7 +74,7 @@ class Disk:
 
     def _unmount(self) -> None:
         # Processes that were killed a moment ago may hold files still.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while subprocess.run(["umount", self.place], capture_output=True).returncode:
             assert time.monotonic() < deadline, f"{self.place} is in use"
             time.sleep(0.05)

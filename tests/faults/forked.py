@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.command import PATIENCE
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
@@ -38,10 +40,10 @@ def lepton(*words: object, cwd: Path, env: Mapping[str, str], bug: str | None = 
     log = cwd / "said"
     process = _SERVER.Process(target=_main, args=([*map(str, words)], cwd, dict(env), log, bug))
     process.start()
-    process.join(60)
+    process.join(PATIENCE)
     if process.exitcode is None:
         process.kill()
-        raise AssertionError(f"{words} did not end within a minute")
+        raise AssertionError(f"{words} did not end")
     said = log.read_text()
     log.unlink()
     return Ended(process.exitcode, said)

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from lepton_pipe.errors import DamagedError, InputError, LeptonError, RunError
 from lepton_pipe.geometry import Region
 from lepton_pipe.store import open_source
+from tests.command import PATIENCE
 
 OURS = (InputError, DamagedError)
 SMALL = np.arange(64 * 64, dtype="u2").reshape(64, 64) % 251
@@ -139,7 +140,7 @@ def test_what_claims_to_be_large_takes_no_memory(tmp_path):
         [sys.executable, "-c", CHILD, *good, *bombs],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

@@ -15,7 +15,7 @@ import zarr
 import lepton_pipe as lp
 from lepton_pipe.kernels import mean
 from lepton_pipe.store import held
-from tests.command import environment, names
+from tests.command import PATIENCE, environment, names
 from tests.faults.disk import mounted, root
 from tests.run.five import fingerprints
 
@@ -179,7 +179,7 @@ def test_a_disk_of_40_mb_for_what_is_spilled_is_enough(tmp_path):
                 env=environment(),
                 capture_output=True,
                 text=True,
-                timeout=150,
+                timeout=PATIENCE,
                 cwd=Path.cwd(),
             )
             assert done.returncode == 0, done.stderr

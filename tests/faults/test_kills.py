@@ -31,9 +31,7 @@ def test_the_driver_is_killed_at_every_block(world, golden, way, number):
 def test_the_driver_of_a_cluster_is_killed(world, golden, number):
     words = WAYS["dask"]
     want, _ = golden("objects", *words)
-    killed = world.run(
-        "objects", *words, LEPTON_TEST_KILL_DRIVER=number, LEPTON_TEST_SECONDS=0.1, seconds=120
-    )
+    killed = world.run("objects", *words, LEPTON_TEST_KILL_DRIVER=number, LEPTON_TEST_SECONDS=0.1)
     assert killed.returncode == -signal.SIGKILL
     world.assert_recovers("objects", *words, golden=want, redone=4)
 

@@ -19,7 +19,7 @@ from lepton_pipe.ledger import KNOWN, LEDGER
 from lepton_pipe.ledger.ledger import Ledger
 from lepton_pipe.run.clean import clean
 from lepton_pipe.run.hidden import HiddenFolder
-from tests.command import names
+from tests.command import PATIENCE, names
 from tests.faults.disk import Disk, root, strace
 from tests.faults.world import World
 from tests.run.conftest import IN_MEMORY
@@ -122,8 +122,8 @@ def durable(world):
 
 def cut_in_the_middle(world, disk, reached, *words):
     """Cut the power when a run has reached something; then stop it."""
-    process = world.begin("objects", *words, LEPTON_TEST_SECONDS=0.4)
-    deadline = time.monotonic() + 60
+    process = world.begin("objects", *words, LEPTON_TEST_SECONDS=1)
+    deadline = time.monotonic() + PATIENCE
     while not reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -100,9 +100,7 @@ def thousand(tmp_path_factory):
 @pytest.mark.parametrize("on_error", ["skip", "fill"])
 def test_twenty_are_listed_and_980_are_right(thousand, tmp_path, on_error):
     words = "run", USER.with_name("pipelines_of_files.py"), f"raw={thousand}", "out=o"
-    done = lepton(
-        *words, "--input-axes", "tyx", "--on-error", on_error, "--json", cwd=tmp_path, seconds=90
-    )
+    done = lepton(*words, "--input-axes", "tyx", "--on-error", on_error, "--json", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     listed = json.loads((tmp_path / "o/quarantine.json").read_text())["quarantined"]
     assert [q["path"] for q in listed] == [str(thousand / f"plane_{i:04d}.tif") for i in BROKEN]
@@ -229,7 +227,7 @@ def test_a_kernel_that_ended_the_run_gets_a_worker_when_it_goes_on(image_folder,
     stopped = lepton("status", "o", cwd=tmp_path)
     assert "its process ended in the middle of its blocks" in stopped.stdout
     for _ in range(2):  # the second goes on from a run that did not die
-        failed = lepton(*words, cwd=tmp_path, seconds=120)
+        failed = lepton(*words, cwd=tmp_path)
         assert failed.returncode == 2, failed.stderr
         assert "ended its worker process 3 times" in failed.stderr
 
@@ -240,7 +238,7 @@ def test_a_block_that_kills_its_workers_is_listed_and_no_other(image_folder, tmp
     good = lepton(*words, "out=good", "--serial", "--good", "true", cwd=tmp_path)
     assert good.returncode == 0, good.stderr
     more = "--workers", "2", "--on-error", "skip", "--memory", "3GiB"
-    done = lepton(*words, "out=o", *more, cwd=tmp_path, seconds=120)
+    done = lepton(*words, "out=o", *more, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     (found,) = json.loads((tmp_path / "o/quarantine.json").read_text())["quarantined"]
     assert found["kind"] == "process"

@@ -26,7 +26,7 @@ def test_a_scheduler_that_has_gone_ends_the_run(world, golden, scheduler, number
     }
     os.kill(pid, number)
     try:
-        failed = world.end(process, 90)
+        failed = world.end(process)
     finally:
         os.kill(pid, signal.SIGCONT) if psutil.pid_exists(pid) else None
     assert failed.returncode == 2, failed.stderr

@@ -10,6 +10,8 @@ from signal import SIGINT, SIGTERM
 
 import pytest
 
+from tests.command import PATIENCE
+
 WAYS = {
     "serial": ("--serial", "--memory", "700MiB"),
     "threads": ("--memory", "700MiB"),
@@ -39,12 +41,12 @@ def test_a_run_that_is_stopped_goes_on(world, golden, way, signals, status):
     words = WAYS[way]
     want, started = golden("objects", *words)
     world.fresh = True
-    process = world.begin("objects", *words, LEPTON_TEST_SECONDS=0.3)
+    process = world.begin("objects", *words, LEPTON_TEST_SECONDS=1)
     world.wait_for_blocks(4, process)
     for number in signals:
         send(process, number)
         time.sleep(0.1)
-    done = world.end(process, 30)
+    done = world.end(process)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("lepton-pipe: ") == 1
@@ -54,13 +56,13 @@ def test_a_run_that_is_stopped_goes_on(world, golden, way, signals, status):
 
 
 def test_a_second_ctrl_c_waits_for_no_block(world):
-    process = world.begin("objects", *WAYS["dask"], LEPTON_TEST_SECONDS=100)
+    process = world.begin("objects", *WAYS["dask"], LEPTON_TEST_SECONDS=2 * PATIENCE)
     world.wait_for_blocks(2, process)
     send(process, SIGINT)
     time.sleep(1)
     assert process.poll() is None
     send(process, SIGINT)
-    done = world.end(process, 5)
+    done = world.end(process)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert world.published() is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import psutil
 import pytest
@@ -43,7 +42,7 @@ def told(message, end):
 @pytest.mark.parametrize(("how", "said"), [("exit", "exit status 7"), ("SIGKILL", "signal 9")])
 def test_a_block_that_ends_its_worker_is_named_and_no_other_is_blamed(world, golden, how, said):
     want, _ = golden("objects", *WORDS)
-    failed = world.run("objects", *WORDS, **poisoned(how), seconds=120)
+    failed = world.run("objects", *WORDS, **poisoned(how))
     assert failed.returncode == 2, failed.stderr
     message = failed.stderr[failed.stderr.index("lepton-pipe: ") :]
     for word in ("block 4 of ", "[0:16, 64:128, 64:128]", "counted", "the last time alone"):
@@ -57,7 +56,7 @@ def test_a_block_that_ends_its_worker_is_named_and_no_other_is_blamed(world, gol
 
 
 def test_a_block_that_ends_its_worker_is_quarantined_alone(world, golden):
-    skipped = world.run("objects", *WORDS, "--on-error", "skip", **poisoned("exit"), seconds=120)
+    skipped = world.run("objects", *WORDS, "--on-error", "skip", **poisoned("exit"))
     assert skipped.returncode == 3, skipped.stderr
     guilty, innocent = executions(world)
     assert guilty == 3
@@ -69,7 +68,7 @@ def test_a_block_that_ends_its_worker_is_quarantined_alone(world, golden):
 
 def test_a_block_that_ends_its_worker_twice_by_chance_is_done_in_the_end(world, golden):
     want, _ = golden("objects", *WORDS)
-    done = world.run("objects", *WORDS, **poisoned("exit", LEPTON_TEST_POISON_TIMES=2), seconds=120)
+    done = world.run("objects", *WORDS, **poisoned("exit", LEPTON_TEST_POISON_TIMES=2))
     assert done.returncode == 0, done.stderr
     assert world.published() == want
     assert executions(world)[0] == 3
@@ -81,7 +80,7 @@ def test_a_worker_that_is_stopped_is_replaced(world, golden):
     world.wait_for_blocks(2, process)
     (worker,) = workers_of(process)
     os.kill(worker.pid, signal.SIGSTOP)
-    done = world.end(process, 120)
+    done = world.end(process)
     assert done.returncode == 0, done.stderr
     assert world.published() == want
     assert not worker.is_running()
@@ -89,9 +88,7 @@ def test_a_worker_that_is_stopped_is_replaced(world, golden):
 
 def test_a_kernel_that_never_ends_is_told_of(world, golden):
     want, _ = golden("objects", *WORDS)
-    started = time.monotonic()
-    failed = world.run("objects", *WORDS, "--stall", 8, **poisoned("sleep"), seconds=120)
-    assert time.monotonic() - started < 100
+    failed = world.run("objects", *WORDS, "--stall", 8, **poisoned("sleep"))
     assert failed.returncode == 2, failed.stderr
     message = failed.stderr[failed.stderr.index("lepton-pipe: ") :]
     for word in ("block 4 of ", "did not end", "nothing moved", "--stall"):

@@ -34,3 +34,9 @@ def closed(path) -> Path:
         ledger.set_file("zarr.json", 5, 6)
         ledger.quarantine(1, 2, {"error": "bad"})
     return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Where the journal of a stage is; nothing is there yet."""
+    return tmp_path / "journal" / "2"

@@ -19,7 +19,7 @@ import pytest
 
 from lepton_pipe.errors import LockedError, RefusedError
 from lepton_pipe.ledger.lock import Holder, OutputLock, holder, lock_path, myself, refuse_locked
-from tests.command import environment, names
+from tests.command import PATIENCE, environment, names
 
 HOLD = """
 import sys, time
@@ -230,18 +230,18 @@ def test_who_locks_a_file_that_was_removed_meanwhile_tries_again(tmp_path, monke
 
 def test_a_forked_process_does_not_hold_the_lock_of_its_dead_parent(tmp_path):
     out = tmp_path / "o"
-    script = HOLD.replace("sys.stdin.read()", "import os; os.fork() or time.sleep(60)")
+    script = HOLD.replace("sys.stdin.read()", "import os; os.fork() or time.sleep(600)")
     with start(script, out) as process:
         assert process.stdout.readline() == "held\n"
-        process.wait(30)
+        process.wait(PATIENCE)
     # The parent has ended in the normal way; now one that is killed.
-    script = script.replace("time.sleep(60)", "(print(os.getpid(), flush=True), time.sleep(60))")
+    script = script.replace("time.sleep(600)", "(print(os.getpid(), flush=True), time.sleep(600))")
     script = script.replace("    import os", "    import os, signal")
     script += "    os.kill(os.getpid(), signal.SIGKILL)\n"
     with start(script, out) as process:
         assert process.stdout.readline() == "held\n"
         child = int(process.stdout.readline())
-        process.wait(30)
+        process.wait(PATIENCE)
         try:
             assert holder(out) is None
             OutputLock(out).acquire()

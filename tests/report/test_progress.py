@@ -16,6 +16,7 @@ from lepton_pipe.report.memory import Family, PeakMemory
 from lepton_pipe.report.plan_text import depth_text, duration, size
 from lepton_pipe.report.progress import Silent, Terminal
 from lepton_pipe.report.report import value_json
+from tests.command import wait_for
 
 
 def test_without_a_terminal_each_stage_is_a_line_on_stderr(capsys):
@@ -43,12 +44,14 @@ def test_silence(capsys):
 
 def test_the_peak_of_memory_is_seen():
     # In a process of its own: this one may hold freed memory that it would only use again.
-    child = "import time; block = b'x' * 2**28; print(1, flush=True); time.sleep(1)"
+    child = "import sys; block = b'x' * 2**28; sys.stdin.read()"
     with PeakMemory() as before:
         pass
     with PeakMemory() as memory:
-        subprocess.run([sys.executable, "-c", child], check=True, capture_output=True)
-    assert before.peak_bytes + 2**28 * 0.9 < memory.peak_bytes < before.peak_bytes + 2**29
+        with subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE) as process:
+            wait_for(lambda: memory.peak_bytes > before.peak_bytes + 2**28 * 0.9)
+            process.stdin.close()
+        assert memory.peak_bytes < before.peak_bytes + 2**29
 
 
 def test_a_child_that_has_just_been_forked_is_not_counted_as_a_second_parent():

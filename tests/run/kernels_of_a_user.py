@@ -51,7 +51,7 @@ def slow(block, folder, place):
     """Take a moment; leave a file named for the block and the process that computed it."""
     at = "_".join(map(str, place.write.start))
     (Path(folder) / f"{at}.{os.getpid()}").touch()
-    time.sleep(0.5)
+    time.sleep(float(os.environ.get("LEPTON_TEST_SECONDS", "0.5")))
     return block + 1
 
 
@@ -79,5 +79,5 @@ run_stuck = _pipeline(stuck)
 
 @lp.pipeline
 def run_slow(raw: lp.Image, *, folder: str):
-    """Take half a second for each block."""
+    """Take a while for each block."""
     return {"image": slow(raw, folder)}

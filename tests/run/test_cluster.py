@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.command import python
+from tests.command import PATIENCE, python
 
 CLOSED_AS_A_WORKER_RESTARTS = """
 import os, signal, time
@@ -35,7 +35,7 @@ with local_client(Resources(2**31, 1, 1), 2**31, Path.cwd()) as client:
 def test_a_cluster_is_closed_in_silence_while_a_worker_is_replaced(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(CLOSED_AS_A_WORKER_RESTARTS)
-    done = python(script, cwd=tmp_path, seconds=240)
+    done = python(script, cwd=tmp_path, seconds=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
@@ -104,14 +104,14 @@ with local_client(Resources(2**31, 1, 1), 2**31, Path.cwd()) as client:
         while not cluster.scheduler.workers and time.monotonic() < deadline:
             workers.mend(1)
             time.sleep(0.1)
-        assert client.submit(os.getpid, pure=False).result(timeout=10) != pid, lose
+        assert client.submit(os.getpid, pure=False).result(timeout=60) != pid, lose
 """
 
 
 def test_a_worker_is_started_where_the_last_is_gone_for_good(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ITS_WORKER_IS_GONE_FOR_GOOD)
-    done = python(script, cwd=tmp_path, seconds=240)
+    done = python(script, cwd=tmp_path, seconds=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
@@ -138,7 +138,7 @@ print(multiprocessing.active_children())
 def test_workers_that_never_start_have_a_deadline(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ITS_WORKERS_NEVER_START)
-    done = python(script, cwd=tmp_path, seconds=60)
+    done = python(script, cwd=tmp_path, seconds=PATIENCE)
     assert done.returncode == 0, done.stderr
     said, left = done.stdout.splitlines()
     assert "did not start within 4 s" in said

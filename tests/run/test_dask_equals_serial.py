@@ -18,7 +18,7 @@ from lepton_pipe.report.progress import Silent
 from lepton_pipe.run.cluster import local_client
 from lepton_pipe.run.driver import run_plan
 from lepton_pipe.store import open_source
-from tests.command import cleaned, environment, names
+from tests.command import PATIENCE, cleaned, environment, names
 from tests.run.five import FIVE, bind, chain, fingerprints, picture, pyramid, segment
 
 VOLUME = (9, 61, 70)
@@ -54,7 +54,7 @@ def test_workers_and_threads_do_not_show_in_the_bytes(cluster, tmp_path):
 
 def test_a_run_leaves_nothing_on_the_scheduler(cluster, tmp_path):
     run(segment, picture(VOLUME, "uint8", 9), tmp_path / "o", scheduler=cluster.scheduler.address)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while tasks(cluster) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert tasks(cluster) == []
@@ -100,7 +100,7 @@ def test_two_runs_share_a_cluster_at_the_same_time(cluster, tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     for i, image in enumerate(images):
         run(segment, image, tmp_path / f"alone{i}")
         assert fingerprints(tmp_path / f"both{i}") == fingerprints(tmp_path / f"alone{i}")
@@ -124,7 +124,7 @@ def test_the_dashboard_answers_and_is_loaded_at_the_first_look_alone(tmp_path):
         "from lepton_pipe.plan import Resources\n"
         "from lepton_pipe.run.cluster import local_client\n"
         "def answer(link):\n"
-        "    with urllib.request.urlopen(link, timeout=20) as page:\n"
+        "    with urllib.request.urlopen(link, timeout=60) as page:\n"
         "        return page.status, page.url, page.read()\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(tempfile.mkdtemp())\n"
@@ -194,7 +194,7 @@ def test_an_array_in_memory_travels_to_the_cluster(cluster, tmp_path):
 def test_a_cluster_without_workers_is_refused(tmp_path):
     with local_client(Resources(2**31, 1, 1), 2**31, tmp_path / "w") as client:
         client.cluster.scale(0)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while client.nthreads() and time.monotonic() < deadline:
             time.sleep(0.05)
         with pytest.raises(UsageError, match="no workers"):

@@ -15,11 +15,11 @@ import psutil
 import pytest
 import zarr
 
-from tests.command import LEPTON, assert_refused, cleaned, environment, lepton, names
+from tests.command import LEPTON, PATIENCE, assert_refused, cleaned, environment, lepton, names
 from tests.run.five import fingerprints
 
 USER = Path(__file__).with_name("kernels_of_a_user.py")
-STOPS_WITHIN = 30
+STOPS_WITHIN = 120  # however much else the machine does
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_misbehaving_kernel_fails_the_run_with_its_own_words(here, name):
 
 def test_a_kernel_that_ends_its_process_fails_the_run(here):
     with unharmed(here):
-        result = lepton(*words("dying", "--workers", "2", "--threads", "1"), cwd=here, seconds=120)
+        result = lepton(*words("dying", "--workers", "2", "--threads", "1"), cwd=here)
     assert result.returncode == 2, result.stderr
     message = result.stderr[result.stderr.index("lepton-pipe: ") :]
     assert "dying" in message
@@ -92,13 +92,13 @@ def test_a_kernel_that_ends_its_process_fails_the_run(here):
 class Running:
     """A slow run on Dask, begun and seen to compute."""
 
-    def __init__(self, here, *more):
+    def __init__(self, here, *more, seconds):
         self.blocks = here / "blocks"
         self.blocks.mkdir()
         self.process = subprocess.Popen(
             [*LEPTON, *words("slow", "--folder", str(self.blocks), *map(str, more))],
             cwd=here,
-            env=environment(),
+            env=environment(LEPTON_TEST_SECONDS=str(seconds)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -107,10 +107,10 @@ class Running:
         self.me = psutil.Process(self.process.pid)
 
     def wait_for_blocks(self, number: int) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while len(names(self.blocks)) < number:
             assert self.process.poll() is None, self.process.communicate()[1]
-            assert time.monotonic() < deadline, "no block was computed within a minute"
+            assert time.monotonic() < deadline, "no block was computed"
             time.sleep(0.02)
 
     def family(self) -> list[psutil.Process]:
@@ -130,8 +130,8 @@ class Running:
 def running(here):
     started = []
 
-    def start(*more):
-        started.append(Running(here, *more))
+    def start(*more, seconds=0.5):
+        started.append(Running(here, *more, seconds=seconds))
         return started[0]
 
     yield start
@@ -155,7 +155,7 @@ def running(here):
 def test_a_signal_stops_the_run_and_leaves_what_is_done(
     here, prepared, running, number, status, more
 ):
-    run = running(*more)
+    run = running(*more, seconds=2)  # time to send the signal before the last block begins
     blocks = 4 if "--serial" in more else 8
     run.wait_for_blocks(1)
     family = run.family()
@@ -172,13 +172,13 @@ def test_a_signal_stops_the_run_and_leaves_what_is_done(
     assert names(here) <= {"raw.zarr", "o", "blocks", ".o.lepton"}
     assert cleaned(here / "o") == {"raw.zarr", "o", "blocks"}
     assert fingerprints(here / "o") == fingerprints(prepared / "o")
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE)
     assert not alive
     assert len(names(run.blocks)) < blocks
 
 
 def test_a_second_ctrl_c_does_not_leave_anything_either(here, running):
-    run = running("--workers", "1")
+    run = running("--workers", "1", seconds=2)
     run.wait_for_blocks(2)
     family = run.family()
     os.killpg(run.process.pid, signal.SIGINT)
@@ -187,7 +187,7 @@ def test_a_second_ctrl_c_does_not_leave_anything_either(here, running):
         os.killpg(run.process.pid, signal.SIGINT)
     code, _, err = run.end()
     assert code == 130, err
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE)
     assert not alive
     assert names(here) <= {"raw.zarr", "o", "blocks", ".o.lepton"}
     assert cleaned(here / "o") == {"raw.zarr", "o", "blocks"}
@@ -199,7 +199,7 @@ def test_a_killed_worker_costs_time_alone(here, prepared, running, workers):
     run.wait_for_blocks(3)
     pids = {int(name.rpartition(".")[2]) for name in names(run.blocks)}
     psutil.Process(pids.pop()).kill()
-    code, _, err = run.end(120)
+    code, _, err = run.end(PATIENCE)
     assert code == 0, err
     assert fingerprints(here / "o") == fingerprints(prepared / "golden")
 

@@ -47,7 +47,7 @@ def dense(path, planes: int):
 
 def run(pipeline, path, out, *more):
     words = ("run", pipeline, f"raw={path}", f"out={out}", "--json", "--threads", "1", "--sparse")
-    done = lepton(*words, "--workers", "1", *more, cwd=path.parent, seconds=280)
+    done = lepton(*words, "--workers", "1", *more, cwd=path.parent)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -26,7 +26,7 @@ class Visitor(Silent):
 
 def _got(link):
     assert link.startswith("http://127.0.0.1:")
-    with urlopen(link, timeout=20) as answer:  # noqa: S310  looked at above
+    with urlopen(link, timeout=60) as answer:  # noqa: S310  looked at above
         return answer.read()
 
 

@@ -19,7 +19,7 @@ from tests.cuda.test_labels import both as labels_of_both
 from tests.cuda.test_labels import joined, snake
 from tests.cuda.test_labels import whole as whole_place
 from tests.cuda.test_regions import blobs, published
-from tests.kernels import test_one_body as one_body
+from tests.kernels import one_body
 from tests.kernels.blockwise import assert_same, noise
 from tests.kernels.test_blocks_on_device import Run, background, objects, picture
 

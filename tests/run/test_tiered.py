@@ -17,6 +17,7 @@ from lepton_pipe.cache.records import RecordStore
 from lepton_pipe.cache.uses import Held
 from lepton_pipe.errors import DamagedError
 from lepton_pipe.run.tiered import PackedRecords, TieredData
+from tests.command import PATIENCE
 
 MIB = 2**20
 
@@ -240,7 +241,7 @@ def test_a_worker_of_dask_that_is_short_of_memory_evicts_what_can_be(worker):
     assert (client.gather(futures[1]) == array(1)).all()
 
 
-def until(comes, seconds=10):
+def until(comes, seconds=PATIENCE):
     """Wait for something that comes soon."""
     deadline = time.monotonic() + seconds
     while not comes():

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from lepton_pipe.cache import chunks as cache
+from lepton_pipe.geometry import Grid
+from lepton_pipe.spec import ImageType
+from lepton_pipe.store import ArrayTarget, Layout, create_image
 from lepton_pipe.store.source import handles
 
 
@@ -24,3 +27,12 @@ def pixels(shape, dtype="uint16", seed=0):
         return rng.random(shape) > 0.5
     top = min(np.iinfo(dtype).max, 60_000)
     return rng.integers(1, top, size=shape).astype(dtype)
+
+
+def ours(path, shape, chunks, shards=None, dtype="uint16"):
+    """Store values in an array as we make them, and return them."""
+    kind = ImageType(Grid.of(shape), np.dtype(dtype))
+    create_image(path, "o", kind, [Layout(kind.grid, chunks, shards)])
+    whole = pixels(shape, dtype)
+    ArrayTarget(path).write(kind.grid.region, whole)
+    return whole

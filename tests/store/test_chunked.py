@@ -10,21 +10,20 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, ZstdCodec
 
 from lepton_pipe.cache import chunks as cache
 from lepton_pipe.errors import DamagedError, RunError
 from lepton_pipe.geometry import Blocks, Grid, Region, symmetric_depth
 from lepton_pipe.spec import ImageType
-from lepton_pipe.store import ArrayTarget, Layout, create_image, create_scratch, open_source
+from lepton_pipe.store import ArrayTarget, create_scratch, open_source
 from lepton_pipe.store.chunked import ChunkedSource
 from lepton_pipe.store.codecs import Chain
 from lepton_pipe.store.planes import decode as decode_plane
 from lepton_pipe.store.unit_files import StoreFiles
 from lepton_pipe.store.zarr_chunks import ArrayHandle
-from tests.store.conftest import pixels
+from tests.command import PATIENCE
+from tests.store.conftest import ours, pixels
 
 
 @pytest.fixture
@@ -47,17 +46,9 @@ def decoded(monkeypatch):
     return calls
 
 
-def _ours(path, shape, chunks, shards=None, dtype="uint16"):
-    kind = ImageType(Grid.of(shape), np.dtype(dtype))
-    create_image(path, "o", kind, [Layout(kind.grid, chunks, shards)])
-    whole = pixels(shape, dtype)
-    ArrayTarget(path).write(kind.grid.region, whole)
-    return whole
-
-
 @pytest.mark.parametrize("shards", [None, (8, 16, 32)], ids=["chunks", "shards"])
 def test_overlapping_blocks_decode_each_chunk_once(tmp_path, cached, decoded, shards):
-    whole = _ours(tmp_path / "o", (20, 40, 50), (4, 8, 16), shards)
+    whole = ours(tmp_path / "o", (20, 40, 50), (4, 8, 16), shards)
     source = ArrayTarget(tmp_path / "o").source()
     regions = [
         b.grow(symmetric_depth((2, 3, 3)), whole.shape) for b in Blocks(whole.shape, (8, 16, 32))
@@ -109,7 +100,7 @@ def test_chunks_in_one_piece_of_a_region_are_decoded_where_they_belong(
 
 
 def test_a_damaged_chunk_is_found_where_it_is_decoded_in_place(tmp_path):
-    _ours(tmp_path / "o", (16, 8), (4, 8))
+    ours(tmp_path / "o", (16, 8), (4, 8))
     chunk = tmp_path / "o/0/c/2/0"
     data = bytearray(chunk.read_bytes())
     source = ArrayTarget(tmp_path / "o").source()
@@ -125,7 +116,7 @@ def test_a_damaged_chunk_is_found_where_it_is_decoded_in_place(tmp_path):
 
 
 def test_without_a_cache_nothing_is_held(tmp_path, decoded):
-    whole = _ours(tmp_path / "o", (8, 8), (4, 4))
+    whole = ours(tmp_path / "o", (8, 8), (4, 4))
     source = ArrayTarget(tmp_path / "o").source()
     for _ in range(2):
         np.testing.assert_array_equal(source.read(source.type.grid.region), whole)
@@ -134,7 +125,7 @@ def test_without_a_cache_nothing_is_held(tmp_path, decoded):
 
 
 def test_a_region_that_is_a_chunk_is_not_copied(tmp_path, cached):
-    _ours(tmp_path / "o", (8, 12), (4, 8))
+    ours(tmp_path / "o", (8, 12), (4, 8))
     source = ArrayTarget(tmp_path / "o").source()
     one, two = (source.read(Region((4, 0), (8, 8))) for _ in range(2))
     assert np.shares_memory(one, two)
@@ -182,7 +173,7 @@ def test_a_file_of_the_same_size_time_and_inode_is_read_anew(tmp_path, cached, s
 
 
 def test_what_was_held_does_not_hide_a_loss(tmp_path, cached):
-    _ours(tmp_path / "o", (8, 8), (4, 4))
+    ours(tmp_path / "o", (8, 8), (4, 4))
     source = ArrayTarget(tmp_path / "o").source()
     source.read(source.type.grid.region)
     (tmp_path / "o/0/c/1/1").unlink()
@@ -194,7 +185,7 @@ def test_what_was_held_does_not_hide_a_loss(tmp_path, cached):
 
 
 def test_a_chunk_that_failed_is_tried_again(tmp_path, cached):
-    whole = _ours(tmp_path / "o", (8, 8), (4, 4))
+    whole = ours(tmp_path / "o", (8, 8), (4, 4))
     source = ArrayTarget(tmp_path / "o").source()
     chunk = tmp_path / "o/0/c/0/1"
     good = chunk.read_bytes()
@@ -207,7 +198,7 @@ def test_a_chunk_that_failed_is_tried_again(tmp_path, cached):
 
 def test_a_missing_inner_chunk_of_our_own_is_damage(tmp_path):
     path = tmp_path / "o"
-    _ours(path, (8, 8), (2, 2), (4, 4))
+    ours(path, (8, 8), (2, 2), (4, 4))
     zarr.open_array(path / "0", mode="r+")[4:8, 4:8] = 0  # leaves no chunk in that shard
     array = zarr.open_array(path / "0", mode="r+")
     array[4:6, 4:6] = 7
@@ -230,7 +221,7 @@ def test_sources_of_one_array_share_chunks_but_not_what_is_missing(tmp_path, cac
 
 
 def test_a_disk_error_is_no_damage(tmp_path):
-    _ours(tmp_path / "o", (4, 4), (4, 4))
+    ours(tmp_path / "o", (4, 4), (4, 4))
     chunk = tmp_path / "o/0/c/0/0"
     source = ArrayTarget(tmp_path / "o").source()
     chunk.unlink()
@@ -264,7 +255,7 @@ def test_remote_chunks_are_fetched_side_by_side_and_once(cached, monkeypatch):
     store = zarr.storage.FsspecStore.from_url("memory://lepton/side.zarr")
     zarr.create_array(store, data=whole, chunks=(4, 4), overwrite=True)
     source = open_source("memory://lepton/side.zarr")
-    read, threads, gate = StoreFiles.read, set(), threading.Barrier(8, timeout=10)
+    read, threads, gate = StoreFiles.read, set(), threading.Barrier(8, timeout=PATIENCE)
 
     def slow(self, *which):
         gate.wait()
@@ -290,124 +281,3 @@ def test_a_remote_region_that_only_zarr_reads_is_one_request(monkeypatch):
     )
     np.testing.assert_array_equal(source.read(source.type.grid.region), whole)
     assert len(asked) == 1
-
-
-COMPRESSORS = {
-    "none": None,
-    "zstd": zarr.codecs.ZstdCodec(),
-    "blosc": zarr.codecs.BloscCodec(cname="lz4", shuffle="bitshuffle"),
-    "checked": [zarr.codecs.BloscCodec(cname="zlib", typesize=1), zarr.codecs.Crc32cCodec()],
-    "gzip": zarr.codecs.GzipCodec(),
-    "both": [zarr.codecs.ZstdCodec(), zarr.codecs.GzipCodec()],
-}
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_direct_chunks_equal_those_of_zarr(tmp_path_factory, data):
-    shape = tuple(data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4), "shape"))
-    chunks = tuple(data.draw(st.integers(1, 6)) for _ in shape)
-    many = tuple(data.draw(st.integers(1, 3)) for _ in shape)
-    shards = data.draw(
-        st.sampled_from([None, tuple(c * m for c, m in zip(chunks, many, strict=True))])
-    )
-    name = data.draw(st.sampled_from(sorted(COMPRESSORS)), "codec")
-    dtype = data.draw(st.sampled_from(["u1", "i2", "u4", "i8", "f2", "f8", "?"]), "dtype")
-    fill = data.draw(st.sampled_from([0, 1]), "fill")
-    path = tmp_path_factory.mktemp("any")
-    array = zarr.create_array(
-        path,
-        shape=shape,
-        chunks=chunks,
-        shards=shards,
-        dtype=dtype,
-        fill_value=np.dtype(dtype).type(fill),
-        compressors=COMPRESSORS[name],
-        serializer=zarr.codecs.BytesCodec(endian=data.draw(st.sampled_from(["little", "big"]))),
-    )
-    written = tuple(slice(0, data.draw(st.integers(1, n))) for n in shape)
-    whole = np.full(shape, fill, dtype)
-    whole[written] = array[written] = pixels(shape, dtype)[written]
-    handle = ArrayHandle(str(path), "fill")
-    assert (handle.direct is None) == (name == "both")
-    for index in np.ndindex(*(-(-n // c) for n, c in zip(shape, chunks, strict=True))):
-        cut = tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, chunks, strict=True))
-        expected = whole[cut]
-        np.testing.assert_array_equal(handle.read(cut), expected)
-        if handle.direct is not None:
-            chunk = handle.direct.chunk(index)
-            assert chunk.shape == chunks
-            assert not chunk.flags.writeable
-            np.testing.assert_array_equal(chunk[tuple(map(slice, expected.shape))], expected)
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("fill", [None, 3])
-@pytest.mark.parametrize("dtype", ["<u2", ">u2", "|u1"])
-@pytest.mark.parametrize("codec", ["blosc", "zstd", "none", "zlib", "gzip", "lz4", "bz2", "lzma"])
-def test_version_2_too(tmp_path, codec, dtype, fill, order):
-    import numcodecs
-
-    made = {
-        "blosc": numcodecs.Blosc("zstd", 1, -1),
-        "zstd": numcodecs.Zstd(1),
-        "none": None,
-        "zlib": numcodecs.Zlib(),
-        "gzip": numcodecs.GZip(),
-        "lz4": numcodecs.LZ4(),
-        "bz2": numcodecs.BZ2(),
-        "lzma": numcodecs.LZMA(),
-    }
-    whole = pixels((9, 13), dtype)
-    array = zarr.create_array(
-        tmp_path / "a",
-        shape=whole.shape,
-        chunks=(4, 5),
-        dtype=dtype,
-        zarr_format=2,
-        fill_value=fill,
-        order=order,
-        compressors=made[codec],
-    )
-    array[...] = whole
-    (tmp_path / "a/1.1").unlink()
-    whole[4:8, 5:10] = fill or 0
-    source = open_source(tmp_path / "a", sparse=True)
-    np.testing.assert_array_equal(source.read(source.type.grid.region), whole)
-    direct = ArrayHandle(str(tmp_path / "a")).direct
-    assert (direct is not None) == (codec != "lzma" and order == "C")
-
-
-def test_axes_of_length_one_in_larger_chunks_are_dropped(tmp_path):
-    whole = pixels((1, 9, 1, 13))
-    zarr.create_array(
-        tmp_path / "a",
-        data=whole,
-        chunks=(3, 4, 2, 5),
-        dimension_names=("sample", "y", "other", "x"),
-    )
-    source = open_source(tmp_path / "a")
-    assert source.type.grid.axes == ("y", "x")
-    np.testing.assert_array_equal(source.read(source.type.grid.region), whole[0, :, 0])
-
-
-@pytest.mark.parametrize("at", [4, 12])
-def test_a_blosc_header_that_lies_takes_no_memory(tmp_path, at):
-    """Without a checksum, as most arrays are."""
-    zarr.create_array(
-        tmp_path / "a", data=pixels((8, 8)), chunks=(8, 8), compressors=zarr.codecs.BloscCodec()
-    )
-    chunk = tmp_path / "a/c/0/0"
-    stored = bytearray(chunk.read_bytes())
-    stored[at : at + 4] = (2**31 - 100).to_bytes(4, "little")
-    chunk.write_bytes(stored)
-    with pytest.raises(DamagedError, match="header that lies"):
-        open_source(tmp_path / "a").read(Region((0, 0), (8, 8)))
-
-
-def test_a_shard_whose_index_points_elsewhere_is_damage(tmp_path):
-    _ours(tmp_path / "o", (8, 8), (2, 2), (4, 4))
-    shard = tmp_path / "o/0/c/0/0"
-    shard.write_bytes(shard.read_bytes()[40:])
-    with pytest.raises(DamagedError):
-        ArrayTarget(tmp_path / "o").source().read(Region((0, 0), (8, 8)))

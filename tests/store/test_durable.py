@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_pipe.store.durable import FileSum, crc32c, size_and_crc, write_whole
+from lepton_pipe.store.checksums import Checksum, FileSum, crc32c
+from lepton_pipe.store.durable import size_and_crc, write_whole
 
 
 def sealed(data):
@@ -41,6 +43,22 @@ def test_a_sound_chunk_does_not_pass_for_another():
     random = np.random.default_rng(0)
     sums = {sum_of(sealed(random.bytes(100))) for _ in range(1000)}
     assert len(sums) == 1000
+
+
+@given(st.binary(max_size=200), st.lists(st.binary(max_size=9)), st.lists(st.binary(max_size=9)))
+def test_a_chunk_and_its_checksum_sum_up_as_any_other_bytes(chunk, before, after):
+    pieces = [*before, chunk, Checksum.of(chunk), *after]
+    found = FileSum()
+    for piece in pieces:
+        found.add(piece)
+    assert found.crc == sum_of(b"".join(pieces))
+    assert found.size == len(b"".join(pieces))
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_a_sum_is_that_of_zarr(first, second):
+    assert crc32c(first + second) == google_crc32c.value(first + second)
+    assert crc32c(second, crc32c(first)) == google_crc32c.value(first + second)
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 1000])

@@ -23,7 +23,8 @@ from lepton_pipe.store import (
     durable,
     open_source,
 )
-from lepton_pipe.store.durable import FileSum, write_whole
+from lepton_pipe.store.checksums import FileSum
+from lepton_pipe.store.durable import write_whole
 from lepton_pipe.store.shards import morton_order
 from lepton_pipe.store.writers import DirectWriter, ZarrWriter, open_writer
 from lepton_pipe.store.zarr_chunks import ArrayHandle

@@ -10,25 +10,15 @@ import pytest
 from lepton_pipe.catalogue import find_pipeline
 from lepton_pipe.errors import LockedError, RefusedError, RunError
 from lepton_pipe.repair import repair
-from lepton_pipe.run import remote_lock
 from lepton_pipe.run.remote_lock import RemoteLock
 from lepton_pipe.run.remote_look import verify_any
-from lepton_pipe.store import remote
 from lepton_pipe.store.output import output_at
 from tests.command import lepton, names
-from tests.object_store import object_store
 from tests.run import stopped
 from tests.run.updated import Bench
+from tests.run.uploads.sending import KEY, URL
 
-URL = "s3://bucket/deep/o.zarr"
-KEY = "deep/o.zarr/"
 ARRAY = KEY + "objects/0/"
-
-
-@pytest.fixture(scope="module")
-def service():
-    with object_store() as store:
-        yield store
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +28,15 @@ def made(service, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in service.environment().items():
             patch.setenv(name, value)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
         bench.plan("objects", URL, staging=bench.folder, times=1.1).run(progress=False)
     return bench, dict(service.objects)
 
 
 @pytest.fixture
-def store(service, made, monkeypatch):
-    """Give a store that holds the result; requests that fail are repeated at once."""
-    service.__init__(service.port)
-    service.objects.update(made[1])
-    for name, value in service.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(remote_lock, "SETTLE_SECONDS", 0.05)
-    return service
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def store(store, made):
+    """Give a store that holds the result."""
+    store.objects.update(made[1])
+    return store
 
 
 @pytest.fixture
