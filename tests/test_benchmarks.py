@@ -18,6 +18,7 @@ from tests.benchmarks import compare, data, machine, measure, report
 from tests.benchmarks.arrays import create
 from tests.benchmarks.candidate import Job
 from tests.benchmarks.measure import Run, Runs
+from tests.benchmarks.memory import MIB, Peak
 from tests.benchmarks.sizes import SIZES
 from tests.benchmarks.workloads import NAMES, load
 
@@ -123,6 +124,30 @@ def test_a_run_is_timed_by_what_it_says_and_weighed_from_outside(tmp_path: Path)
     run = _watched(code, 60, tmp_path / "log")
     assert (run.seconds, run.startup, run.failed) == (0.25, 0.75, "")
     assert 200e6 < run.peak_bytes < 300e6
+
+
+def test_what_is_taken_for_a_moment_counts_and_what_follows_the_blocks_is_apart(
+    tmp_path: Path,
+) -> None:
+    ended, peak = tmp_path / "ended", Peak()
+    code = """
+import sys
+for mib in (80, 240):
+    b"x" * (mib << 20)
+    print(flush=True)
+    sys.stdin.readline()
+"""
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin and child.stdout
+        for _ in range(2):
+            child.stdout.readline()
+            peak.look(child.pid, ended, closely=False)
+            ended.touch()
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+    assert 80 * MIB < peak.computing < 160 * MIB
+    assert 240 * MIB < peak.resident < 320 * MIB
 
 
 def test_a_run_that_takes_too_long_is_ended_with_all_its_processes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from itertools import count
-from math import inf
+from math import ceil, inf
 from typing import Protocol
 
 from lepton_pipe.cache.counts import Counter, Tier
@@ -32,6 +32,15 @@ _STOP_SECONDS = 10
 # What a record takes besides its bytes: its entry, its name, its place among the others.
 OVERHEAD_BYTES = 600
 _NEVER = (inf, inf)
+
+
+def room_for(records: int, nbytes: int) -> int:
+    """Return the budget, in bytes, of which so many records of so many bytes fill so little.
+
+    None of them is spilled then, not even ahead of time.
+    """
+    return ceil((nbytes + records * OVERHEAD_BYTES) / _HIGH)
+
 
 Pieces = tuple[bytes, ...]
 When = tuple[float, float]

@@ -9,6 +9,7 @@ from math import prod
 from lepton_pipe.errors import MemoryRefusedError
 from lepton_pipe.geometry import Blocks, Grid, Region
 from lepton_pipe.plan.absorb import Group, absorbing_groups, last_use
+from lepton_pipe.plan.decoded import Decoded
 from lepton_pipe.plan.estimate import Estimate, Shape, Work
 from lepton_pipe.plan.layout import choose_layout
 from lepton_pipe.plan.levels import Levels
@@ -16,7 +17,6 @@ from lepton_pipe.plan.memory import task_bytes, typical_block
 from lepton_pipe.plan.model import (
     SCRATCH,
     InputInfo,
-    Read,
     Stage,
     StoredArray,
     Sweep,
@@ -27,21 +27,12 @@ from lepton_pipe.plan.model import (
 )
 from lepton_pipe.plan.on_device import Devices
 from lepton_pipe.plan.rates import COPY_NS, NOMINAL, Rates
-from lepton_pipe.plan.regions import block_regions, for_image, place_of, slab_regions, sweep_source
-from lepton_pipe.plan.reuse import Cached, block_order
+from lepton_pipe.plan.regions import block_regions, place_of, slab_regions, sweep_source
+from lepton_pipe.plan.reuse import block_order
 from lepton_pipe.plan.shape import LARGE_BLOCK_VOXELS, candidates, choose_block, common_unit
-from lepton_pipe.plan.traffic import (
-    Decoding,
-    bytes_read,
-    bytes_written,
-    decoding,
-    read_chunks,
-    write_bytes,
-)
+from lepton_pipe.plan.traffic import bytes_read, bytes_written, read_chunks, write_bytes
 from lepton_pipe.spec import Spec
 
-# What was freed leaves gaps in the heap; estimates of tasks are raised by this share.
-ALLOCATOR_SLACK = 1.2
 # Shapes told to who asks why.
 CONSIDERED = 4
 # A voxel is read as often as this with its neighbours' blocks: larger blocks are worth a look.
@@ -63,7 +54,11 @@ class Fitter:
     devices: Devices
     rates: Rates = NOMINAL
     tiling: Mapping[str, int] | None = None
-    _decodings: dict[tuple[object, ...], Decoding] = field(default_factory=dict)
+    _decoded: Decoded = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with no chunks looked at."""
+        self._decoded = Decoded(self.spec, self.arrays, self.inputs, self.rates)
 
     def fit(self, skeletons: Sequence[Stage], levels: Levels) -> list[Stage]:
         """Return the stages with block shapes; those bound to each other by a join share one.
@@ -282,7 +277,7 @@ class Fitter:
         )
         lanes = self.devices.lanes(estimate.device_bytes, slots)
         found = replace(stage, estimate=estimate, slots=slots, lanes=lanes)
-        return self._with_cache(found, self._cached(stage, left))
+        return self._decoded.kept_by(found, left)
 
     def holding(self, stage: Stage, held_bytes: int) -> Stage:
         """Return a finished stage that holds more or less besides its blocks.
@@ -291,65 +286,27 @@ class Fitter:
         """
         left = self.budget - stage.slots * stage.estimate.task_bytes
         seconds = stage.estimate.core_seconds
-        seconds -= self._decode_seconds(stage, left - stage.held_bytes)
-        seconds += self._decode_seconds(stage, left - held_bytes)
+        seconds -= self._decoded.seconds(stage, left - stage.held_bytes)
+        seconds += self._decoded.seconds(stage, left - held_bytes)
         estimate = replace(stage.estimate, core_seconds=seconds)
         found = replace(stage, estimate=estimate, held_bytes=held_bytes)
-        return self._with_cache(found, self._cached(stage, left - held_bytes))
-
-    def _with_cache(self, stage: Stage, cached: Sequence[tuple[Decoding, Cached]]) -> Stage:
-        decoded = sum(d.decoded(c) for d, c in cached)
-        kept = sum(d.chunk_bytes * c.chunks for d, c in cached)
-        estimate = replace(stage.estimate, bytes_decoded=decoded)
-        return replace(stage, estimate=estimate, cache_bytes=kept)
-
-    def _cached(self, stage: Stage, left: int) -> list[tuple[Decoding, Cached]]:
-        """Share what is left of the budget among the images that a stage reads."""
-        found = []
-        for read in stage.reads:
-            each = self._decoding(stage, read)
-            cached = each.within(left)
-            left -= cached.chunks * each.chunk_bytes
-            found.append((each, cached))
-        return found
-
-    def _decoding(self, stage: Stage, read: Read) -> Decoding:
-        """Return how often the chunks of an image are decoded; found once for all budgets."""
-        stage = for_image(self.spec, stage, read.step)
-        where = (stage.grid.shape, stage.block, stage.order, stage.sweep)
-        key = (read, *where, stage.steps, stage.reduces, stage.writes)
-        found = self._decodings.get(key)
-        if found is None:
-            found = decoding(self.spec, stage, read, self.arrays, self.inputs)
-            self._decodings[key] = found
-        return found
+        return self._decoded.kept_by(found, left - held_bytes)
 
     def _work(self, stage: Stage, left: int) -> Work:
         """Return the work of all blocks, with `left` bytes for decoded chunks."""
         encode = sum(write_bytes(self.spec, w) * self._write_ns(w) for w in stage.writes)
         return Work(
             compute=self._compute_seconds(stage),
-            decode=self._decode_seconds(stage, left),
+            decode=self._decoded.seconds(stage, left),
             encode=encode / 1e9,
             tasks=len(stage.blocks) * self.rates.task_seconds,
-        )
-
-    def _decode_seconds(self, stage: Stage, left: int) -> float:
-        rates = self.rates
-        return sum(
-            d.decoded(c)
-            * (rates.load_ns if self._is_scratch(read.array) else rates.decode_ns)
-            / 1e9
-            for read, (d, c) in zip(stage.reads, self._cached(stage, left), strict=True)
         )
 
     def _write_ns(self, write: Write) -> float:
         if is_copied(self.inputs, self.arrays[write.array], write.level):
             return COPY_NS
-        return self.rates.store_ns if self._is_scratch(write.array) else self.rates.encode_ns
-
-    def _is_scratch(self, array: str | None) -> bool:
-        return array is not None and not self.arrays[array].output
+        stored = self.arrays[write.array]
+        return self.rates.encode_ns if stored.output else self.rates.store_ns
 
     def _compute_seconds(self, stage: Stage) -> float:
         block = typical_block(stage)

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
-from lepton_pipe.cache.records import OVERHEAD_BYTES
+import numpy as np
+
+from lepton_pipe.cache.records import OVERHEAD_BYTES, room_for
 from lepton_pipe.plan.fit import Fitter
 from lepton_pipe.plan.model import Decision, Plan, Stage, StoredArray
 
@@ -30,7 +32,9 @@ DURABLE_SECONDS = 30.0
 _SHRINKS = {"labels": 40.0, "mask": 16.0, "image": 1.25}
 _BETTER = 4
 # Room for arrays up to this size does not count on packing: of little, some packs badly.
-_SMALL_BYTES = 32 * 2**20
+_SMALL_BYTES = 64 * 2**20
+# The header of what Blosc packs, and the checksum behind it.
+_FRAME_BYTES = 16 + 4
 # Nanoseconds for each packed byte that need not be written to a file and read back.
 _FILE_NS = 1.0
 
@@ -71,13 +75,16 @@ class Holding:
     def _room(self, stages: Sequence[Stage], span: range, array: StoredArray) -> int | None:
         """Return the bytes to set aside for an array; None where it is better on disk.
 
-        That is more than it will probably take, if there is as much that nothing else has use for;
-        or what decoded chunks leave, if that is not far less: much packs better than is thought.
+        That is all that it may take, if it is small and there is as much that nothing else has use
+        for; what it will probably take, which is not less; or what decoded chunks leave, if that is
+        not far less: much packs better than is thought.
         """
         most, need = min(self._left(stages[i]) for i in span), _packed_bytes(array)
         beside = min(self._left(stages[i]) - stages[i].cache_bytes for i in span)
-        ample = max(need, min(array.nbytes, _SMALL_BYTES))
-        for wanted in (2 * ample, ample, need):
+        worst = worst_bytes(array)
+        small = array.nbytes <= _SMALL_BYTES
+        ample = worst if small else max(need, min(worst, _SMALL_BYTES))
+        for wanted in (ample, need):
             if wanted <= most and not self._costs_more(stages, span, wanted):
                 return wanted
         if beside >= need // _BETTER:
@@ -106,9 +113,26 @@ def _span(stages: Sequence[Stage], array: str) -> range:
 
 
 def _packed_bytes(array: StoredArray) -> int:
+    """Return what the chunks of an array will probably take."""
+    return int(array.nbytes / _SHRINKS[array.type.kind]) + _chunks(array) * OVERHEAD_BYTES
+
+
+def worst_bytes(array: StoredArray) -> int:
+    """Return the room in which an array stays in memory whole, however badly it packs.
+
+    Chunks at the far edge are whole ones; booleans are eight to a byte before they are packed.
+    """
     (level,) = array.levels
-    counts = (-(-n // u) for n, u in zip(level.grid.shape, level.unit, strict=True))
-    return int(array.nbytes / _SHRINKS[array.type.kind]) + prod(counts) * OVERHEAD_BYTES
+    voxels = prod(level.unit)
+    bits = array.type.dtype == np.bool_
+    chunk = -(-voxels // 8) if bits else voxels * array.type.dtype.itemsize
+    chunks = _chunks(array)
+    return room_for(chunks, chunks * (chunk + _FRAME_BYTES))
+
+
+def _chunks(array: StoredArray) -> int:
+    (level,) = array.levels
+    return prod(-(-n // u) for n, u in zip(level.grid.shape, level.unit, strict=True))
 
 
 def _seconds_again(

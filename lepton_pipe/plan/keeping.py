@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from lepton_pipe.plan.memory import ALLOCATOR_SLACK, HELD_SLACK
 from lepton_pipe.plan.model import Plan, Read, Stage, StoredArray
 
 
@@ -64,6 +65,12 @@ def task_and_cache(stage: Stage) -> int:
     return stage.slots * stage.estimate.task_bytes + held
 
 
+def with_gaps(stage: Stage) -> int:
+    """Return the bytes that a stage makes of the heap, with the gaps that come and go in it."""
+    come_and_go = task_and_cache(stage) - stage.held_bytes
+    return int(ALLOCATOR_SLACK * come_and_go + HELD_SLACK * stage.held_bytes)
+
+
 def with_room_to_share(stages: Sequence[Stage], budget: int, processes: int) -> list[Stage]:
     """Return the stages of several processes with more room for decoded chunks, if there is some.
 
@@ -100,7 +107,7 @@ def beside_again(plan: Plan, stage: Stage, now: Stage) -> tuple[int, int]:
     held, cache
         Bytes for packed chunks of intermediate images, and for decoded chunks.
     """
-    most = max(map(task_and_cache, plan.stages))
-    room = most - stage.slots * stage.estimate.task_bytes - stage.kept_bytes
-    held = min(now.held_bytes, room)
-    return held, min(stage.cache_bytes, room - held)
+    blocks = stage.slots * stage.estimate.task_bytes + stage.kept_bytes
+    room = max(map(with_gaps, plan.stages)) - ALLOCATOR_SLACK * blocks
+    held = min(now.held_bytes, int(room / HELD_SLACK))
+    return held, min(stage.cache_bytes, int((room - HELD_SLACK * held) / ALLOCATOR_SLACK))

@@ -10,12 +10,12 @@ from lepton_pipe.errors import DeviceRefusedError, MemoryRefusedError, RefusedEr
 from lepton_pipe.geometry import Grid, Layout
 from lepton_pipe.kernels.resample import downsample
 from lepton_pipe.plan.counted import with_counts
-from lepton_pipe.plan.fit import ALLOCATOR_SLACK, Fitter, written_beside_outputs
+from lepton_pipe.plan.fit import Fitter, written_beside_outputs
 from lepton_pipe.plan.holding import Holding, Keep
-from lepton_pipe.plan.keeping import keep_between_stages, task_and_cache, with_room_to_share
+from lepton_pipe.plan.keeping import keep_between_stages, with_gaps, with_room_to_share
 from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
 from lepton_pipe.plan.levels import Levels, assign_levels
-from lepton_pipe.plan.memory import table_bytes
+from lepton_pipe.plan.memory import ALLOCATOR_SLACK, table_bytes
 from lepton_pipe.plan.model import (
     SCRATCH,
     InputInfo,
@@ -225,7 +225,7 @@ def _plan(
     elif resources.workers > 1:
         stages = with_room_to_share(stages, budget, resources.workers)
     stages = [replace(s, index=i) for i, s in enumerate(with_counts(full, stages))]
-    worst = max(map(task_and_cache, stages), default=0)
+    worst = max(map(with_gaps, stages), default=0)
     return Plan(
         pipeline=spec,
         spec=full,
@@ -235,7 +235,7 @@ def _plan(
         decisions=tuple(decisions),
         resources=resources,
         parts=parts,
-        peak_bytes=baseline(resources) + tables + int(worst * ALLOCATOR_SLACK),
+        peak_bytes=baseline(resources) + tables + worst,
     )
 
 

@@ -4,7 +4,8 @@ Each run is a process tree of its own, looked at from outside. The table says, f
 plan stated and what was measured at the worst moment: resident bytes summed over all processes,
 and the same with pages that processes share counted once. What blocks take is compared without
 what the processes hold anyway: of the stated, the plan's figure for that; of the measured, the
-peak of the same pipeline in the same processes over a tiny image.
+peak of the same pipeline in the same processes over a tiny image, both before results are
+published: what that loads to write tables is not there while blocks run.
 
 With `--first` nothing is compiled yet when a run starts.
 """
@@ -19,151 +20,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
-
 import lepton_pipe as lp
 from lepton_pipe.errors import MemoryRefusedError
-from lepton_pipe.kernels import (
-    astype,
-    downsample,
-    find_peaks,
-    flatfield,
-    gaussian,
-    label,
-    mean,
-    median,
-    opening,
-    otsu,
-    project,
-    quantile,
-    regionprops,
-    std,
-)
 from tests.benchmarks import machine
 from tests.benchmarks.measure import ROOT, tree, tree_bytes
+from tests.benchmarks.memory_cases import CASES, SIZES, make_input, tiny
 
 MIB = 2**20
 BUDGETS = ("512MiB", "1GiB", "4GiB")
-SIZES = {"small": 2**25, "medium": 2**27, "large": 2**29}
-"""Voxels of the input image, uint16."""
 SMALL = 32
 """MiB measured for blocks below which a ratio says nothing, and is left out."""
 LEGEND = """\
 All figures in MiB. Measured: resident bytes summed over all processes; beside it with shared pages
 counted once. For blocks: the stated without what the plan counts for the processes themselves, the
-measured without the peak of the same pipeline in the same processes over a tiny image; their ratio
-is left out where blocks take next to nothing."""
-
-
-@lp.kernel(depth=2, dtype="float32")
-def own_kernel(block):
-    """Smooth as a user would who knows NumPy and declares nothing."""
-    block = block.astype(np.float32)
-    for axis in range(block.ndim):
-        block = (np.roll(block, 1, axis) + block + np.roll(block, -1, axis)) / 3
-    return np.sqrt(block)
-
-
-def _segment(raw: Any) -> dict[str, Any]:
-    labels = label((smooth := gaussian(raw, sigma=2)) > otsu(smooth), min_size=20)
-    return {"labels": labels, "cells": regionprops(labels, raw)}
-
-
-def _shapes_3d(voxels: int) -> tuple[int, ...]:
-    side = max(16, int((voxels / 4) ** (1 / 3)) // 16 * 16)
-    return (max(1, voxels // (4 * side * side)), 2 * side, 2 * side)
-
-
-def _shapes_2d(voxels: int) -> tuple[int, ...]:
-    side = int(voxels**0.5)
-    return (side, voxels // side)
-
-
-def _shapes_4d(voxels: int) -> tuple[int, ...]:
-    return (3, *_shapes_3d(voxels // 3))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A pipeline with the axes, shape and chunks of its input."""
-
-    fn: Callable[[Any], dict[str, Any]]
-    axes: str
-    shape: Callable[[int], tuple[int, ...]]
-    chunks: tuple[int, ...]
-
-
-BRICK, TILE = (64, 128, 128), (1024, 1024)
-CASES = {
-    "smooth 3-D": Case(
-        lambda raw: {"out": astype(gaussian(flatfield(raw), (1, 2, 2)), "uint16", cast="clip")},
-        "zyx",
-        _shapes_3d,
-        BRICK,
-    ),
-    "segment 3-D": Case(_segment, "zyx", _shapes_3d, BRICK),
-    "segment 2-D": Case(_segment, "yx", _shapes_2d, TILE),
-    "pyramid 2-D": Case(lambda raw: {"out": raw}, "yx", _shapes_2d, TILE),
-    "reduce 3-D": Case(
-        lambda raw: {"mean": mean(raw), "std": std(raw), "high": quantile(raw, 0.99)},
-        "zyx",
-        _shapes_3d,
-        BRICK,
-    ),
-    "median 3-D": Case(lambda raw: {"out": median(raw, 3)}, "zyx", _shapes_3d, BRICK),
-    "opening 2-D": Case(lambda raw: {"out": opening(raw, 9)}, "yx", _shapes_2d, TILE),
-    "project 4-D": Case(
-        lambda raw: {"out": project(raw, "z", "mean")}, "czyx", _shapes_4d, (1, *BRICK)
-    ),
-    "flatfield 4-D": Case(lambda raw: {"out": flatfield(raw)}, "czyx", _shapes_4d, (1, *BRICK)),
-    "downsample 4-D": Case(
-        lambda raw: {"out": downsample(raw, 2)}, "tzyx", _shapes_4d, (1, *BRICK)
-    ),
-    "peaks 3-D": Case(
-        lambda raw: {"peaks": find_peaks(gaussian(raw, 2), threshold=900)}, "zyx", _shapes_3d, BRICK
-    ),
-    "own kernel 3-D": Case(
-        lambda raw: {"out": own_kernel(raw) * np.float32(2) > 30}, "zyx", _shapes_3d, BRICK
-    ),
-}
-
-
-def tiny(case: Case) -> tuple[int, ...]:
-    """Return the shape of an image that is next to nothing, but has scale levels."""
-    return tuple({"z": 8, "y": 288, "x": 288}.get(axis, 1) for axis in case.axes)
-
-
-def make_input(home: Path, name: str, shape: tuple[int, ...]) -> Path:
-    """Write an image of blobs on noise, slab by slab, unless it is there."""
-    case = CASES[name]
-    path = home / f"{name.replace(' ', '-')}-{'x'.join(map(str, shape))}.zarr"
-    if path.exists():
-        return path
-    part = path.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    chunks = tuple(map(min, case.chunks, shape))
-    array = zarr.create_array(
-        part, shape=shape, chunks=chunks, dtype="uint16", dimension_names=list(case.axes)
-    )
-    random = np.random.default_rng(0)
-    y, x = (np.sin(np.arange(n, dtype=np.float32) / 9) for n in shape[-2:])
-    blobs = 700 * (y[:, None] * x > 0.8).astype(np.float32)
-    axis = max(0, len(shape) - 3)
-    for start in range(0, shape[axis], chunks[axis]):
-        slab = slice(start, min(start + chunks[axis], shape[axis]))
-        size = (*shape[:axis], slab.stop - slab.start, *shape[axis + 1 :])
-        noise = random.standard_normal(size, np.float32) * 20 + 200
-        noise += blobs if axis or len(shape) > 2 else blobs[slab]
-        array[(*[slice(None)] * axis, slab)] = np.clip(noise, 0, 65535).astype(np.uint16)
-    part.rename(path)
-    return path
+measured until blocks have ended without that of the same pipeline in the same processes over a tiny
+image; their ratio is left out where blocks take next to nothing."""
 
 
 @dataclass
@@ -173,17 +50,32 @@ class Peak:
     Attributes
     ----------
     resident
-        Summed over all processes: shared pages count once for each.
+        Summed over all processes: shared pages count once for each. Exact for one process; of
+        several, the most that was seen at one look.
+    computing
+        Of that, the worst moment before all blocks had ended.
     proportional
         With shared pages counted once.
     """
 
     resident: int = 0
+    computing: int = 0
     proportional: int = 0
 
-    def look(self, pid: int, *, closely: bool) -> None:
-        """Look at a process and all below it; what it shares is found out `closely` alone."""
-        self.resident = max(self.resident, sum(map(_resident, tree(pid))))
+    def look(self, pid: int, ended: Path, *, closely: bool) -> None:
+        """Look at a process and all below it; what it shares is found out `closely` alone.
+
+        Parameters
+        ----------
+        ended
+            What is there as soon as all blocks have ended.
+        """
+        processes = tree(pid)
+        alone = len(processes) == 1
+        resident = _most_resident(pid) if alone else sum(map(_resident, processes))
+        self.resident = max(self.resident, resident)
+        if not ended.exists():
+            self.computing = max(self.computing, resident)
         if closely:
             self.proportional = max(self.proportional, tree_bytes(pid))
 
@@ -194,16 +86,24 @@ def _resident(pid: int) -> int:
     return 0
 
 
+def _most_resident(pid: int) -> int:
+    """Return the most that a process has held so far, which the system knows to the moment."""
+    with suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(n.split()[1]) for n in lines if n.startswith("VmHWM:")) * 1024
+    return 0
+
+
 @dataclass
 class Row:
     """One run of the table, in MiB; `refused` says what memory would have been enough.
 
     Attributes
     ----------
-    stated, resident, proportional
+    stated, resident, computing, proportional
         What the plan said; what was measured, see `Peak`.
     stated_base, base
-        What the processes hold without blocks: as the plan says, and measured (resident).
+        What the processes hold without blocks: as the plan says, and measured (computing).
     processes
         That compute blocks, beside the driver; 0 where it computes itself.
     """
@@ -214,6 +114,7 @@ class Row:
     processes: int = 0
     stated: float = 0.0
     resident: float = 0.0
+    computing: float = 0.0
     proportional: float = 0.0
     stated_base: float = 0.0
     base: float = 0.0
@@ -223,7 +124,7 @@ class Row:
     @property
     def share(self) -> float:
         """Stated over measured, without what the processes hold before any block."""
-        return (self.stated - self.stated_base) / max(1.0, self.resident - self.base)
+        return (self.stated - self.stated_base) / max(1.0, self.computing - self.base)
 
     @property
     def kept(self) -> bool:
@@ -249,10 +150,27 @@ def run_one(pipeline: str, source: str, out: str, options: dict[str, Any]) -> No
         return
     from lepton_pipe.plan import baseline
 
+    _tell_when_blocks_have_ended(_ended(Path(out).parent))
     resources = plan.data.resources
     found = {"stated": plan.data.peak_bytes / MIB, "stated_base": baseline(resources) / MIB}
     found |= {"processes": resources.workers, "threads": resources.threads}
     print(json.dumps(found | {"seconds": plan.run(progress=False).seconds}), flush=True)
+
+
+def _ended(home: Path) -> Path:
+    return home / "ended"
+
+
+def _tell_when_blocks_have_ended(file: Path) -> None:
+    from lepton_pipe.run.stage_runner import StageRunner
+
+    finish = StageRunner.finish
+
+    def told(runner: StageRunner, *words: Any) -> None:
+        file.touch()
+        finish(runner, *words)
+
+    StageRunner.finish = told  # type: ignore[method-assign]
 
 
 LOOKS_PER_SECOND = 50
@@ -268,6 +186,7 @@ def look_at(words: list[str], home: Path, *, first: bool) -> tuple[dict[str, Any
         env["NUMBA_CACHE_DIR"] = str(home / "compiled")
     command = [sys.executable, "-m", "tests.benchmarks.memory", "--one", *words]
     log = home / "stderr.txt"
+    _ended(home).unlink(missing_ok=True)
     peak, looks = Peak(), 0
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -275,7 +194,7 @@ def look_at(words: list[str], home: Path, *, first: bool) -> tuple[dict[str, Any
         )
         while process.poll() is None:
             # A close look stops a process for as long as it takes.
-            peak.look(process.pid, closely=looks % 10 == 0)
+            peak.look(process.pid, _ended(home), closely=looks % 10 == 0)
             looks += 1
             time.sleep(1 / LOOKS_PER_SECOND)
     assert process.stdout is not None
@@ -307,6 +226,7 @@ class Table:
         if row.refused:
             return row
         row.resident, row.proportional = peak.resident / MIB, peak.proportional / MIB
+        row.computing = peak.computing / MIB
         row.stated, row.stated_base = found["stated"], found["stated_base"]
         row.processes, row.seconds = found["processes"], found["seconds"]
         row.base = self._base(name, row.processes, found["threads"])
@@ -325,7 +245,7 @@ class Table:
             if workers:
                 options |= {"workers": workers, "threads": threads}
             _, peak = self._look(name, make_input(self.home, name, tiny(CASES[name])), options)
-            self._bases[key] = peak.resident / MIB
+            self._bases[key] = peak.computing / MIB
         return self._bases[key]
 
 
@@ -342,7 +262,7 @@ def line(row: Row) -> str:
         return f"{start} refused | | | | | | | |"
     where = f"{row.processes} + driver" if row.processes else "1"
     over = "" if row.kept else " **over**"
-    blocks = row.resident - row.base
+    blocks = row.computing - row.base
     ratio = f"{row.share:.2f}" if blocks >= SMALL else ""
     return (
         f"{start} {where} | {row.stated:.0f} | {row.resident:.0f}{over} | {row.proportional:.0f} "

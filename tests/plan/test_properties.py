@@ -15,8 +15,7 @@ import lepton_pipe as lp
 from lepton_pipe.errors import MemoryRefusedError
 from lepton_pipe.geometry import Grid, Region
 from lepton_pipe.plan import InputInfo, Resources, make_plan
-from lepton_pipe.plan.fit import ALLOCATOR_SLACK
-from lepton_pipe.plan.memory import typical_block, widest_regions
+from lepton_pipe.plan.memory import ALLOCATOR_SLACK, typical_block, widest_regions
 from lepton_pipe.plan.planner import baseline
 from lepton_pipe.plan.regions import (
     block_regions,

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 import lepton_pipe as lp
 from lepton_pipe.cache import records as tiers
 from lepton_pipe.kernels import label, maximum, otsu
+from lepton_pipe.plan import holding
 from lepton_pipe.plan.keeping import beside_again
 from lepton_pipe.run import executors, stage_runner
 from lepton_pipe.store import held
@@ -114,8 +115,9 @@ def test_labels_pass_between_stages_without_disk_or_recomputation(tmp_path, imag
 
 
 def test_what_there_is_no_room_for_goes_to_the_disk(tmp_path, image, stored, monkeypatch):
-    # As if it had packed far worse than was planned.
-    monkeypatch.setattr(tiers, "OVERHEAD_BYTES", 8 * MIB)
+    # As if each record took far more than was planned.
+    monkeypatch.setattr(tiers, "OVERHEAD_BYTES", MIB)
+    monkeypatch.setattr(holding, "room_for", lambda _, nbytes: nbytes)
     plan, report, started, made = run(tmp_path, image, threads=2, keep="memory")
     assert made == stored[3]
     packed, disk = report.tiers["packed"], report.tiers["disk"]
