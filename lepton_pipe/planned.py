@@ -55,7 +55,7 @@ class Plan:
         reference: str | None = None,
         spoilt: Spoilt | None = None,
     ) -> None:
-        from lepton_pipe.plan import has_own_kernels
+        from lepton_pipe.plan import cut_notes, has_own_kernels
         from lepton_pipe.run.digests import digest_notes
         from lepton_pipe.run.earlier import death_notes, died, earlier_run
         from lepton_pipe.run.published import refuse_without_ledger
@@ -77,7 +77,7 @@ class Plan:
         self._died = has_own_kernels(self.spec) and died(local_of(self.out))
         self.rates, self.notes = self._measure(bind)
         self.data: plans.Plan = self._make()
-        self.notes += staging_notes(self.out, self.data)
+        self.notes += [*cut_notes(self.data), *staging_notes(self.out, self.data)]
         self.notes += death_notes(self.data) if self._died else []
         self.changes = self._changes()
         if options.digest:

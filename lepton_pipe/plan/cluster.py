@@ -18,7 +18,6 @@ SLOWER = 1.2
 """A cluster that is slower by this for want of memory is not worth its dashboard."""
 CLUSTER_SECONDS = 2.8
 """What a local cluster takes to start and stop."""
-_PACKAGE = __name__.partition(".")[0]
 
 
 def plan_where_it_pays(
@@ -75,12 +74,6 @@ def plan_where_it_pays(
         return made
     alone = make(here)
     return alone if _is_small(made) or made.seconds > SLOWER * alone.seconds else made
-
-
-def has_own_kernels(spec: Spec) -> bool:
-    """Tell whether a pipeline has kernels that are not of this package: they may do anything."""
-    modules = (s.kernel.fn.__module__ for s in spec.steps if s.kernel is not None)
-    return any(m.partition(".")[0] != _PACKAGE for m in modules)
 
 
 def why_no_cluster(plan: Plan) -> str:
