@@ -176,7 +176,7 @@ def test_shell_line(run: Run, line: str) -> None:
 
 
 def test_check_finds_the_wrong_depth(run: Run) -> None:
-    line = "sed 's/lambda radius: radius/2/' contrast.py > wrong.py"
+    line = "sed 's/depth=lambda.*/depth=2)/' contrast.py > wrong.py"
     done = run(f"{line} && lepton-pipe check wrong.py raw=moon.tif")
     assert done.returncode == ExitStatus.FAILED
     assert fenced("text")[2] in done.stdout
