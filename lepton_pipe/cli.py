@@ -36,6 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup asked for just that
             signal.signal(number, _terminate)
     try:
+        return _outcome(argv)
+    finally:
+        # Else the interpreter fails on what waits there at its end, and the status is 120.
+        for stream in (sys.stdout, sys.stderr):
+            unwritable(stream)
+
+
+def _outcome(argv: Sequence[str] | None) -> int:
+    """Run the command line; whatever happens, return the status that says so."""
+    try:
         return _told(_dispatch(list(sys.argv[1:] if argv is None else argv)))
     except LeptonError as error:
         _say(f"lepton-pipe: {error}")

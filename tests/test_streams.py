@@ -44,7 +44,8 @@ def shell(words, folder, redirected=""):
     return subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env=environment(),
+        # As users have it: what is told on stderr may wait to be written too.
+        env={n: v for n, v in environment().items() if n != "PYTHONUNBUFFERED"},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
