@@ -17,7 +17,7 @@ from zarr.api import asynchronous as zarr_async
 from zarr.core.buffer import default_buffer_prototype
 
 from lepton_pipe.device import load
-from lepton_pipe.errors import InputError, LeptonError
+from lepton_pipe.errors import InputError, LeptonError, RunError
 from lepton_pipe.store.axes import AxisMap, Found, Wanted, resolve
 from lepton_pipe.store.chunked import ChunkedSource, Index
 from lepton_pipe.store.file_digests import opened_version
@@ -150,6 +150,8 @@ def open_tiff(uri: str, wanted: Wanted) -> Source:
     ------
     InputError
         When it is no TIFF file, is cut off, or holds pages that do not make one image.
+    RunError
+        When it is at a URL whose server does not answer.
     """
     level = wanted.level or 0
     try:
@@ -159,6 +161,8 @@ def open_tiff(uri: str, wanted: Wanted) -> Source:
     except LeptonError:
         raise
     except FileNotFoundError as error:
+        if why := _unanswered(error):
+            raise RunError(f"{uri}: cannot be fetched ({why})") from error
         raise InputError(f"{uri}: does not exist; check the address") from error
     except Exception as error:
         raise InputError(
@@ -168,6 +172,13 @@ def open_tiff(uri: str, wanted: Wanted) -> Source:
     chunks, beside = axis_map.pick(handle.array.chunks), handle.companions
     stamps = () if is_url(uri) else tuple(map(file_stamp, (Path(uri), *beside)))
     return TiffSource(uri, image_type, chunks, axis_map, level, sum(stamps, ()), beside)
+
+
+def _unanswered(error: FileNotFoundError) -> str:
+    """Return why a server did not answer, of which fsspec says that it has no such file."""
+    cause = error.__cause__
+    missing = isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) == 404
+    return "" if cause is None or missing else str(cause)
 
 
 def _describe(uri: str, handle: TiffHandle) -> Found:

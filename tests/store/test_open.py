@@ -7,6 +7,7 @@ import http.server
 import importlib.util
 import io
 import re
+import socket
 import threading
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import tifffile
 import zarr
 
-from lepton_pipe.errors import ExitStatus, InputError, UsageError
+from lepton_pipe.errors import ExitStatus, InputError, RunError, UsageError
 from lepton_pipe.geometry import Grid, Region
 from lepton_pipe.spec import ImageType
 from lepton_pipe.store import ArrayTarget, Layout, create_image, open_source
@@ -103,6 +104,19 @@ def test_zarr_over_http(served):
     assert source.stored_bytes() is None
     with pytest.raises(InputError, match="no zarr array or group"):
         open_source(f"{address}/b.zarr")
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.zarr"])
+def test_a_server_that_does_not_answer_is_no_missing_file(name):
+    with socket.socket() as taken:  # and nobody listens there
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(RunError, match=rf"{name}.*: cannot be fetched \(.*onnect"):
+            open_source(f"http://127.0.0.1:{taken.getsockname()[1]}/{name}")
+
+
+def test_a_tiff_file_that_a_server_has_not_is_missing(served):
+    with pytest.raises(InputError, match=r"a\.tif: does not exist; check the address"):
+        open_source(f"{served[1]}/a.tif")
 
 
 def test_zarr_in_memory():
