@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -50,10 +51,13 @@ def test_a_version_that_takes_the_place_of_the_one_looked_at_is_not_damaged(
     other = {"raw": IMAGE[::-1].copy(), "serial": True, "chunks": "y=16,x=16"}
     segment.plan(out=new, **other).run(progress=False)
 
+    once = threading.Lock()
+
     def replaced(path):
-        if new.exists():
-            out.rename(tmp_path / "old")
-            new.rename(out)
+        with once:  # files are looked at by several threads
+            if new.exists():
+                out.rename(tmp_path / "old")
+                new.rename(out)
         return found(path)
 
     monkeypatch.setattr(verify_module, "_found", replaced)
