@@ -10,7 +10,8 @@ import lepton_pipe as lp
 from lepton_pipe.kernels import gaussian
 
 
-@lp.kernel(depth=lambda radius: radius)
+# What it needs is said, so that blocks do not depend on how fast this machine is at the moment.
+@lp.kernel(depth=lambda radius: radius, scratch=8, cost=10_000)
 def boxed(image, radius=1):
     """Filter along all axes, whatever they are."""
     return ndimage.maximum_filter(image, 2 * radius + 1)
