@@ -34,7 +34,7 @@ def _notes(spec: Spec, stage: Stage) -> Iterator[str]:
                 f"{kernel.name} looks at voxels around the one it computes, by its depth not along "
                 f"{cut}, where blocks are cut. If it does (one number as the size of a filter is "
                 "for all axes), the result depends on the blocks: give the size of each axis, or "
-                f"a depth that names them; lepton-pipe check tells"
+                "a depth that names them; lepton-pipe check tells"
             )
 
 

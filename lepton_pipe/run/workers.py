@@ -81,7 +81,7 @@ def cores_near(gpu: str, threads: int) -> frozenset[int]:
     Returns
     -------
     frozenset
-        None where dask-cuda is not installed or does not know, or where no choice is left.
+        Empty where dask-cuda is not installed or does not know, or where no choice is left.
     """
     if importlib.util.find_spec("dask_cuda") is None:
         return frozenset()
