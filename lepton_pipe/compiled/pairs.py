@@ -1,4 +1,4 @@
-"""Floats nearest to exact sums, and what they miss: the loops of `merge.pairs.pairs_of`."""
+"""Floats nearest to exact sums, and what they miss: pairs as in `lepton_pipe.merge.pairs`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ def nearest_pairs(limbs: Any, power: int) -> Any:
     Parameters
     ----------
     limbs
-        int64 ``(limb, number)``; limbs are of 32 bits, and not carried.
+        int64 ``(limb, number)``; limbs are of 32 bits and not carried, as in
+        `lepton_pipe.merge.exact`.
     power
         Numbers are in units of two to this power.
 
     Returns
     -------
     array
-        float64 ``(2, number)``.
+        float64 ``(2, number)``: exact where two floats hold the number, and else to some 2**-150 of
+        it. Infinite, and the rest NaN, where a number is beyond float64.
     """
     count, numbers = limbs.shape[0] + 1, limbs.shape[1]
     made = np.empty((2, numbers))
