@@ -260,7 +260,7 @@ def _refuse_tiny_memory(resources: Resources) -> None:
         )
 
 
-def with_scale_levels(spec: Spec, most: int | None = None) -> Spec:
+def with_scale_levels(spec: Spec, most: int | None) -> Spec:
     """Add the steps that make the scale levels of every output image: ``labels@1`` and so on.
 
     Parameters

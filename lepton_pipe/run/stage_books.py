@@ -63,7 +63,7 @@ class StageBooks:
 
     # -- what was done before ---------------------------------------------------------------
 
-    def find_done(self, *, distrust: bool = False) -> None:
+    def find_done(self, *, distrust: bool) -> None:
         """Find the blocks that were done for the keys they have now, and whose files are there.
 
         Files that a power cut may have taken are read and compared; of others the size is.
