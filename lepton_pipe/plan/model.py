@@ -24,6 +24,11 @@ def level_step(step: str, level: int) -> str:
     return step if level == 0 else f"{step}@{level}"
 
 
+def is_scale_level(step: str) -> bool:
+    """Tell whether a step makes a scale level: it shows what the full resolution holds."""
+    return "@" in step
+
+
 @dataclass(frozen=True, slots=True)
 class InputInfo:
     """What planning needs to know of an input: its type, storage chunk and where it is.
