@@ -62,17 +62,18 @@ def _nearest(whole: Any, power: int) -> Any:
     for i in range(whole.size - 1, -1, -1):
         part = math.ldexp(float(whole[i]), 32 * i + power)
         plain += part
-        total, lost = _add(total, part)
-        rest, lost = _add(rest, lost)
+        total, lost = two_sum(total, part)
+        rest, lost = two_sum(rest, lost)
         least += lost
-    rest, least = _add(rest, least)
-    total, lost = _add(total, rest)
-    total, rest = _add(total, lost + least)
+    rest, least = two_sum(rest, least)
+    total, lost = two_sum(total, rest)
+    total, rest = two_sum(total, lost + least)
     return (np.inf, np.nan) if math.isinf(plain) else (total, rest)
 
 
 @jit
-def _add(a: float, b: float) -> Any:
+def two_sum(a: float, b: float) -> Any:
+    """Return the rounded sum of floats, and what rounding took from it."""
     total = a + b
     added = total - a
     return total, (a - (total - added)) + (b - added)

@@ -13,6 +13,7 @@ from lepton_pipe.kernels.windows import (
     PerAxis,
     Sizes,
     Window,
+    check_size,
     extreme,
     extreme_device_bytes,
     is_shared,
@@ -36,10 +37,6 @@ def _box(grid: Grid, size: Sizes) -> Window:
     return Window(per_axis_sizes(grid, size)).within(grid)
 
 
-def _check_size(grid: Grid, size: Sizes) -> None:
-    per_axis_sizes(grid, size)
-
-
 def _device_scratch(grid: Grid, image: ImageType, size: Sizes) -> float:
     return extreme_device_bytes(Window(per_axis_sizes(grid, size)), image)
 
@@ -50,7 +47,7 @@ def _device_scratch(grid: Grid, image: ImageType, size: Sizes) -> float:
     scratch=item_bytes(0.6),
     device_scratch=_device_scratch,
     cost=lambda image: 0.5 * image.dtype.itemsize,
-    check=_check_size,
+    check=check_size,
 )
 def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the smallest value in a box.
@@ -82,7 +79,7 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     scratch=item_bytes(0.6),
     device_scratch=_device_scratch,
     cost=lambda image: 0.5 * image.dtype.itemsize,
-    check=_check_size,
+    check=check_size,
 )
 def maximum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the largest value in a box.

@@ -54,6 +54,11 @@ def per_axis_numbers(grid: Grid, value: Any, name: str) -> tuple[float, ...]:
     return tuple(float(e) for e in entries)
 
 
+def check_size(grid: Grid, size: Sizes) -> None:
+    """Raise where a window of that size makes no sense, as `per_axis_sizes` does."""
+    per_axis_sizes(grid, size)
+
+
 def per_axis_sizes(grid: Grid, size: Any, name: str = "size") -> tuple[int, ...]:
     """Spread a window's size over the axes; 1 along t and c unless they are named.
 
