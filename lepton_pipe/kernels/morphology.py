@@ -179,7 +179,8 @@ def dilation(
     return _dilate(image, over)
 
 
-@kernel(
+# An erosion and a dilation, one after the other.
+_done_twice = kernel(
     depth=_both_depths,
     kind="same",
     scratch=_twice_scratch,
@@ -187,6 +188,9 @@ def dilation(
     cost=_twice_cost,
     check=_check,
 )
+
+
+@_done_twice
 def opening(
     image: Any,
     size: Sizes | None = None,
@@ -223,14 +227,7 @@ def opening(
     return _dilate(_erode(image, over), over)
 
 
-@kernel(
-    depth=_both_depths,
-    kind="same",
-    scratch=_twice_scratch,
-    device_scratch=_device_scratch,
-    cost=_twice_cost,
-    check=_check,
-)
+@_done_twice
 def closing(
     image: Any,
     size: Sizes | None = None,
@@ -267,14 +264,7 @@ def closing(
     return _erode(_dilate(image, over), over)
 
 
-@kernel(
-    depth=_both_depths,
-    kind="same",
-    scratch=_twice_scratch,
-    device_scratch=_device_scratch,
-    cost=_twice_cost,
-    check=_check,
-)
+@_done_twice
 def white_tophat(
     image: Any,
     size: Sizes | None = None,
@@ -311,14 +301,7 @@ def white_tophat(
     return _minus(image, _dilate(_erode(image, over), over))
 
 
-@kernel(
-    depth=_both_depths,
-    kind="same",
-    scratch=_twice_scratch,
-    device_scratch=_device_scratch,
-    cost=_twice_cost,
-    check=_check,
-)
+@_done_twice
 def black_tophat(
     image: Any,
     size: Sizes | None = None,

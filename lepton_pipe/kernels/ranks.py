@@ -41,7 +41,7 @@ def _device_scratch(grid: Grid, image: ImageType, size: Sizes) -> float:
     return extreme_device_bytes(Window(per_axis_sizes(grid, size)), image)
 
 
-@kernel(
+_extreme_of_box = kernel(
     depth=_size_depth,
     kind="same",
     scratch=item_bytes(0.6),
@@ -49,6 +49,9 @@ def _device_scratch(grid: Grid, image: ImageType, size: Sizes) -> float:
     cost=lambda image: 0.5 * image.dtype.itemsize,
     check=check_size,
 )
+
+
+@_extreme_of_box
 def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the smallest value in a box.
 
@@ -73,14 +76,7 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     return extreme(image, _box(place.grid, size), np.minimum)
 
 
-@kernel(
-    depth=_size_depth,
-    kind="same",
-    scratch=item_bytes(0.6),
-    device_scratch=_device_scratch,
-    cost=lambda image: 0.5 * image.dtype.itemsize,
-    check=check_size,
-)
+@_extreme_of_box
 def maximum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the largest value in a box.
 
