@@ -5,7 +5,8 @@
     put --> memory (packed) --> disk         a record that is read farthest from now goes first
             ^  within a budget   each in its file, written whole
             |
-    get ----+-- not here: its file is read by whoever asked
+    get ----+-- not here: in the memory of another process of the run, or its file is read by
+                whoever asked
 
 What is kept is a hint: a record that is lost makes its reader fail as one whose file is damaged
 does, and the blocks that made it are run again. Records carry their own checksum, which is checked
@@ -20,17 +21,18 @@ import time
 from collections.abc import Sequence
 from itertools import count
 from math import ceil, inf
+from pathlib import Path
 from typing import Protocol
 
 from lepton_pipe.cache.counts import Counter, Tier
+from lepton_pipe.cache.record import OVERHEAD_BYTES, Pieces, Record
+from lepton_pipe.cache.shelf import Shelf
 from lepton_pipe.cache.uses import Held, Prefix
 
 # Share of the budget beyond which records are spilled in the background, so that there is room.
 _HIGH = 0.875
 # How long a file is waited for that is being written.
 _STOP_SECONDS = 10
-# What a record takes besides its bytes: its entry, its name, its place among the others.
-OVERHEAD_BYTES = 600
 _NEVER = (inf, inf)
 
 
@@ -42,7 +44,6 @@ def room_for(records: int, nbytes: int) -> int:
     return ceil((nbytes + records * OVERHEAD_BYTES) / _HIGH)
 
 
-Pieces = tuple[bytes, ...]
 When = tuple[float, float]
 """A stage and a block in it, by their numbers."""
 
@@ -57,33 +58,6 @@ class Files(Protocol):
     def remove(self, file: str) -> None:
         """Remove a file, if there is one."""
         ...
-
-
-class _Record:
-    """A record, or what is known of one that was put here and is no longer in memory."""
-
-    __slots__ = (
-        "counted",
-        "file",
-        "group",
-        "moving",
-        "on_disk",
-        "pieces",
-        "place",
-        "seen",
-        "serial",
-        "size",
-        "stored",
-    )
-
-    def __init__(
-        self, file: str, group: str, place: Sequence[int], pieces: Pieces, serial: int
-    ) -> None:
-        self.file, self.group, self.place = file, group, tuple(place)
-        self.pieces: Pieces | None = pieces
-        self.size = sum(map(len, pieces)) + OVERHEAD_BYTES
-        self.serial = self.seen = serial
-        self.on_disk = self.stored = self.moving = self.counted = False
 
 
 class RecordStore:
@@ -101,8 +75,9 @@ class RecordStore:
     def __init__(self, files: Files) -> None:
         self._files = files
         self._lock = threading.Lock()
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, Record] = {}
         self._held = Held("", 0, 0)
+        self._shelf: Shelf | None = None
         self._bytes = 0
         self._serials = count(1)
         self._ended = Prefix()
@@ -115,6 +90,15 @@ class RecordStore:
         self._memory, self._disk = Counter(), Counter()
 
     # -- what is kept -----------------------------------------------------------------------
+
+    def join(self, folder: Path | None) -> None:
+        """Put records from now on where other processes find them, by a folder of theirs; or not.
+
+        What they keep is found here as well.
+        """
+        shelf = self._shelf
+        if folder != (shelf and shelf.folder):  # asked for each block
+            self._shelf = Shelf(folder) if folder is not None else None
 
     def retain(self, held: Held) -> None:
         """Keep from now on what a stage says, and drop what else there is of its run."""
@@ -184,12 +168,12 @@ class RecordStore:
         with self._lock:
             if (old := self._records.get(file)) is not None:
                 self._forget(old)
-            record = _Record(file, group, place, pieces, next(self._serials))
+            record = Record(file, group, place, pieces, next(self._serials))
             record.on_disk = record.stored = on_disk
             self._records[file] = record
         if not on_disk:
             self._files.remove(file)  # of a run before, perhaps with other parameters
-        if self._make_room(record):
+        if self._make_room(record) and self._shelve(record, pieces):
             with self._lock:
                 self._enlist(record)
             self._spill_ahead()
@@ -199,21 +183,27 @@ class RecordStore:
                 self._enlist(record)
 
     def get(self, file: str) -> bytes | None:
-        """Return a record that is in memory; None for one that is not."""
+        """Return a record that is in memory, of this process or of another; None where none is."""
         with self._lock:
-            record = self._records.get(file)
-            if record is None:
-                return None
-            pieces, record.seen = record.pieces, next(self._serials)
-        found = pieces is not None
-        self._memory.add(hits=found, misses=not found)
-        return b"".join(pieces) if pieces is not None else None
+            record, shelf = self._records.get(file), self._shelf
+            pieces = None if record is None else record.pieces
+            if record is not None:
+                record.seen = next(self._serials)
+        if record is None and shelf is None:
+            return None
+        found = b"".join(pieces) if pieces is not None else None
+        if shelf is not None and (record is None or record.pieces is not pieces or not pieces):
+            found = shelf.find(file)  # not here, or freed while it was copied
+        self._memory.add(hits=found is not None, misses=found is None)
+        return found
 
     def stamp(self, file: str) -> tuple[int, ...] | None:
         """Return what changes when a record does, wherever it lies; None for one not known."""
         with self._lock:
-            record = self._records.get(file)
-            return None if record is None else (record.serial,)
+            record, shelf = self._records.get(file), self._shelf
+        if record is not None:
+            return record.stamp
+        return shelf.stamp(file) if shelf is not None else None
 
     def pieces(self, file: str) -> Pieces | None:
         """Return the pieces of a record that is in memory, without counting that as a use."""
@@ -263,7 +253,7 @@ class RecordStore:
 
     # -- making room ------------------------------------------------------------------------
 
-    def _make_room(self, record: _Record) -> bool:
+    def _make_room(self, record: Record) -> bool:
         """Count a record in, once those read later than it have made room; False if none are."""
         while True:
             with self._lock:
@@ -275,6 +265,19 @@ class RecordStore:
             if victim is None:
                 return False
             self._move(victim, must=True)
+
+    def _shelve(self, record: Record, pieces: Pieces) -> bool:
+        """Put a record where other processes find it, if there are any; False if that fails."""
+        entry = self._shelf.put(record.file, pieces) if self._shelf is not None else None
+        if entry is None:
+            return self._shelf is None
+        with self._lock:
+            current = record.pieces is not None
+            if current:
+                record.pieces, record.entry, record.stamp = (entry.view,), entry, entry.stamp
+        if not current:  # something took its place
+            entry.free()
+        return True
 
     def _spill_ahead(self) -> None:
         """Begin to spill in the background where room is short."""
@@ -297,7 +300,7 @@ class RecordStore:
             victim = self._pop_farthest() if self._bytes > most else None
         return victim is not None and self._move(victim, must=must)
 
-    def _pop_farthest(self, than: tuple[float, ...] | None = None) -> _Record | None:
+    def _pop_farthest(self, than: tuple[float, ...] | None = None) -> Record | None:
         """Return the record that is read last, if that is later than something else."""
         while self._farthest:
             noted, serial, file = self._farthest[0]
@@ -316,7 +319,7 @@ class RecordStore:
             return record
         return None
 
-    def _move(self, record: _Record, *, must: bool) -> bool:
+    def _move(self, record: Record, *, must: bool) -> bool:
         """Move a record to the disk; where that refuses it is dropped if it must leave memory.
 
         Returns
@@ -338,7 +341,7 @@ class RecordStore:
         self._memory.add(spills=spilled, dropped=not spilled and not stays)
         return not stays
 
-    def _write(self, record: _Record, pieces: Pieces) -> bool:
+    def _write(self, record: Record, pieces: Pieces) -> bool:
         started = time.perf_counter()
         try:
             self._files.write(record.file, record.group, pieces)
@@ -348,19 +351,22 @@ class RecordStore:
         self._disk.add(put=1, nbytes=size, raw_bytes=size, seconds=seconds)
         return True
 
-    def _forget(self, record: _Record) -> None:
+    def _forget(self, record: Record) -> None:
         self._records.pop(record.file, None)
         self._free(record)
 
-    def _free(self, record: _Record) -> None:
+    def _free(self, record: Record) -> None:
         """Give up the bytes of a record; one that is being written gives them up after that."""
         if not record.moving:
             self._bytes -= record.size if record.counted else 0
+            entry, record.entry = record.entry, None
             record.counted, record.pieces = False, None
+            if entry is not None:
+                entry.free()
 
     # -- when it is read --------------------------------------------------------------------
 
-    def _enlist(self, record: _Record) -> None:
+    def _enlist(self, record: Record) -> None:
         """Put a record among those that can be spilled, and freed after their last use."""
         if record.pieces is not None:
             rank = _reversed(self._rank(record))
@@ -369,12 +375,12 @@ class RecordStore:
         if len(uses) == 1 and uses[0].stage == self._held.stage:
             heapq.heappush(self._dying, (uses[0].span(record.place)[1], record.file))
 
-    def _rank(self, record: _Record) -> tuple[float, ...]:
+    def _rank(self, record: Record) -> tuple[float, ...]:
         """Return what is larger for what goes first: read later, cheaper to make, unused longer."""
         stage, block = self._next(record)
         return stage, block, -self._held.costs.get(record.group, 0.0), -record.seen
 
-    def _next(self, record: _Record) -> When:
+    def _next(self, record: Record) -> When:
         for use in self._held.uses.get(record.group, ()):
             now = self._ended.length if use.stage == self._held.stage else 0
             block = use.next(record.place, now)
