@@ -1,8 +1,9 @@
-"""What is known of a packed chunk that was kept, in memory or no longer."""
+"""A packed chunk that was kept, in memory or no longer, and where it goes then."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from lepton_pipe.cache.shelf import Bytes, Entry
 
@@ -41,3 +42,15 @@ class Record:
         self.stamp: tuple[int, ...] = (serial,)
         self.entry: Entry | None = None
         self.on_disk = self.stored = self.moving = self.counted = False
+
+
+class Files(Protocol):
+    """Where records go that memory has no room for: each has a file of its own."""
+
+    def write(self, file: str, group: str, pieces: Pieces) -> None:
+        """Write a file whole or not at all; raise `OSError` where there is no room for it."""
+        ...
+
+    def remove(self, file: str) -> None:
+        """Remove a file, if there is one."""
+        ...

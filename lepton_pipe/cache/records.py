@@ -22,10 +22,9 @@ from collections.abc import Sequence
 from itertools import count
 from math import ceil, inf
 from pathlib import Path
-from typing import Protocol
 
 from lepton_pipe.cache.counts import Counter, Tier
-from lepton_pipe.cache.record import OVERHEAD_BYTES, Pieces, Record
+from lepton_pipe.cache.record import OVERHEAD_BYTES, Files, Pieces, Record
 from lepton_pipe.cache.shelf import Shelf
 from lepton_pipe.cache.uses import Held, Prefix
 
@@ -46,18 +45,6 @@ def room_for(records: int, nbytes: int) -> int:
 
 When = tuple[float, float]
 """A stage and a block in it, by their numbers."""
-
-
-class Files(Protocol):
-    """Where records go that memory has no room for: each has a file of its own."""
-
-    def write(self, file: str, group: str, pieces: Pieces) -> None:
-        """Write a file whole or not at all; raise `OSError` where there is no room for it."""
-        ...
-
-    def remove(self, file: str) -> None:
-        """Remove a file, if there is one."""
-        ...
 
 
 class RecordStore:
@@ -168,9 +155,12 @@ class RecordStore:
         with self._lock:
             if (old := self._records.get(file)) is not None:
                 self._forget(old)
+            shelf = self._shelf
             record = Record(file, group, place, pieces, next(self._serials))
             record.on_disk = record.stored = on_disk
             self._records[file] = record
+        if shelf is not None:
+            shelf.withdraw(file)  # it may be damaged
         if not on_disk:
             self._files.remove(file)  # of a run before, perhaps with other parameters
         if self._make_room(record) and self._shelve(record, pieces):
@@ -186,13 +176,13 @@ class RecordStore:
         """Return a record that is in memory, of this process or of another; None where none is."""
         with self._lock:
             record, shelf = self._records.get(file), self._shelf
-            pieces = None if record is None else record.pieces
             if record is not None:
                 record.seen = next(self._serials)
         if record is None and shelf is None:
             return None
-        found = b"".join(pieces) if pieces is not None else None
-        if shelf is not None and (record is None or record.pieces is not pieces or not pieces):
+        pieces = None if record is None else self.pieces(file)
+        found = None if pieces is None else b"".join(pieces)
+        if shelf is not None and (pieces is None or record is None or record.pieces is not pieces):
             found = shelf.find(file)  # not here, or freed while it was copied
         self._memory.add(hits=found is not None, misses=found is None)
         return found
@@ -201,15 +191,18 @@ class RecordStore:
         """Return what changes when a record does, wherever it lies; None for one not known."""
         with self._lock:
             record, shelf = self._records.get(file), self._shelf
-        if record is not None:
-            return record.stamp
-        return shelf.stamp(file) if shelf is not None else None
+        found = None if shelf is None else shelf.stamp(file)
+        return found or (None if record is None else record.stamp)
 
     def pieces(self, file: str) -> Pieces | None:
-        """Return the pieces of a record that is in memory, without counting that as a use."""
+        """Return the pieces of a record of this process, without counting that as a use.
+
+        One that another process has made again since is none.
+        """
         with self._lock:
             record = self._records.get(file)
-            return None if record is None else record.pieces
+            pieces, entry = (None, None) if record is None else (record.pieces, record.entry)
+        return pieces if entry is None or entry.is_current else None
 
     def restored(self, file: str, seconds: float) -> None:
         """Note that the file of a record was read; of others nothing is noted."""
@@ -327,22 +320,26 @@ class RecordStore:
         bool
             Whether it has left memory.
         """
-        pieces = record.pieces
-        spilled = record.on_disk or (pieces is not None and self._write(record, pieces))
-        if not spilled and must:
+        # What another process has made again since must not be overwritten.
+        stale = record.entry is not None and not record.entry.is_current
+        spilled = record.on_disk or (not stale and self._write(record))
+        if must and not (spilled or stale):
             self._files.remove(record.file)  # nothing older may pass for it
         with self._lock:
-            record.moving, record.on_disk, self._refused = False, spilled, not spilled
-            stays = not spilled and not must and self._records.get(record.file) is record
+            record.moving, record.on_disk, self._refused = False, spilled, not (spilled or stale)
+            known = self._records.get(record.file) is record
+            stays = known and not (spilled or must or stale)
             if stays:
                 self._enlist(record)
             else:
                 self._free(record)
-        self._memory.add(spills=spilled, dropped=not spilled and not stays)
+        self._memory.add(spills=spilled, dropped=not (spilled or stale or stays))
         return not stays
 
-    def _write(self, record: Record, pieces: Pieces) -> bool:
-        started = time.perf_counter()
+    def _write(self, record: Record) -> bool:
+        pieces, started = record.pieces, time.perf_counter()
+        if pieces is None:
+            return False
         try:
             self._files.write(record.file, record.group, pieces)
         except OSError:

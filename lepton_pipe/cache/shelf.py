@@ -140,11 +140,15 @@ class Entry:
     _link: Path
     _target: _Target
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is what is found under its name: nothing has taken its place."""
+        return _Target.at(self._link) == self._target
+
     def free(self) -> None:
         """Let nobody find it any more, and give its memory back."""
-        with suppress(OSError):
-            if _Target.at(self._link) == self._target:
-                self._link.unlink()
+        if self.is_current:
+            self._link.unlink(missing_ok=True)
         self._shelf.free(self._segment, self._target.start, self._target.size)
 
 
@@ -185,6 +189,11 @@ class Shelf:
             self.free(segment, start, size)
             return None
         return Entry(view, (target.shelf, target.serial), self, segment, link, target)
+
+    def withdraw(self, name: str) -> None:
+        """Let nobody find what any process has put under a name."""
+        with suppress(OSError):
+            self._link(name).unlink()
 
     def find(self, name: str) -> bytes | None:
         """Return what some process has put under a name; None where none has, or it is gone."""

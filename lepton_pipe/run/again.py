@@ -24,8 +24,7 @@ from lepton_pipe.worker import BlockResult, Combine
 
 MOST_TIMES = 3
 """How often a block is helped at most, while no other ends."""
-# From so many damaged files of a stage on, all that is still to be read is looked through; at once
-# where it was in memory: that goes with a process, and never alone.
+# From so many damaged files of a stage on, all that is still to be read is looked through.
 _SUSPICIOUS = 3
 
 
@@ -150,14 +149,10 @@ class Again:
         books = self._books.of(stage.index)
         self._met[stage.index] += 1
         made = self._provide(stage, [block], error)
-        if self._met[stage.index] >= _SUSPICIOUS or self._reads_memory(stage):
+        if self._met[stage.index] >= _SUSPICIOUS:
             others = books.missing() if only is None else only
             made += self._provide(stage, [b for b in others if b != block], error)
         return made > 0 or books.lost(block)
-
-    def _reads_memory(self, stage: Stage) -> bool:
-        stored = Stored(self._plan, stage)
-        return any(_in_memory(self._plan, i, targets) for i, targets in stored.targets.items())
 
     def _provide(
         self, stage: Stage, blocks: Collection[int], error: DamagedError | None = None

@@ -310,6 +310,26 @@ def test_what_another_process_keeps_is_found_until_it_goes_to_the_disk(tmp_path)
 
 
 @NEEDS_LINUX
+@pytest.mark.parametrize("room", [0, 20_000], ids=["on disk", "in memory"])
+def test_what_another_process_has_made_again_takes_the_place_of_what_is_here(tmp_path, room):
+    disk = Disk()
+    here, there = RecordStore(disk), RecordStore(disk)
+    file, old, new = f"{GROUP}/1", data(1, 5000), data(2, 5000)
+    for store, budget in ((here, 20_000), (there, room)):
+        store.join(tmp_path)
+        store.retain(held(budget, in_turn(9)))
+    here.put(file, GROUP, (1,), old)
+    before = here.stamp(file)
+    there.put(file, GROUP, (1,), new)
+    assert (here.get(file) or disk.files[file]) == b"".join(new)
+    assert here.pieces(file) is None
+    assert here.stamp(file) != before or not room
+    here.retain(held(0, in_turn(9), stage=1))  # what is here has to go
+    assert here.held_bytes == 0
+    assert (here.get(file) or disk.files[file]) == b"".join(new)
+
+
+@NEEDS_LINUX
 def test_where_nothing_can_be_shared_records_go_to_the_disk(tmp_path, monkeypatch):
     disk = Disk()
     store = RecordStore(disk)
