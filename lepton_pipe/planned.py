@@ -56,6 +56,7 @@ class Plan:
         spoilt: Spoilt | None = None,
     ) -> None:
         from lepton_pipe.plan import cut_notes, has_own_kernels
+        from lepton_pipe.run.compiling import compile_notes
         from lepton_pipe.run.digests import digest_notes
         from lepton_pipe.run.earlier import death_notes, died, earlier_run
         from lepton_pipe.run.published import refuse_without_ledger
@@ -79,6 +80,8 @@ class Plan:
         self.data: plans.Plan = self._make()
         self.notes += [*cut_notes(self.data), *staging_notes(self.out, self.data)]
         self.notes += death_notes(self.data) if self._died else []
+        # Of other machines nobody knows.
+        self.notes += compile_notes(self.data) if options.scheduler is None else []
         self.changes = self._changes()
         if options.digest:
             self.notes += digest_notes(sources, looked=self.changes is not None)
