@@ -111,7 +111,10 @@ def _add_means(add: Callable[..., Any]) -> None:
         action="store_true",
         help="read uncompressed chunks of local files straight to the GPU (needs kvikio)",
     )
-    add("--device-memory", help="what may be used of each GPU, such as 16GiB (default: most of it)")
+    add(
+        "--device-memory",
+        help="what may be used of each GPU, such as 16GiB (default: most of it); not without one",
+    )
     add("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, such as tls://host:8786")
     add("--serial", action="store_true", help="one process, one block at a time, without Dask")
 

@@ -15,6 +15,7 @@ from lepton_pipe.errors import without_secrets
 from lepton_pipe.options import (
     RunOptions,
     check_counts,
+    check_device_memory,
     check_replacing,
     checked_levels,
     memory_bytes,
@@ -154,6 +155,7 @@ class Plan:
         if self._earlier is not None:
             return self._earlier.resources
         device = choose_device(o.device)
+        check_device_memory(o, device)
         if o.device_direct:
             refuse_direct(device)
         size = self._size(device)

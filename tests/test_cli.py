@@ -66,6 +66,11 @@ WRONG = {
         ["100 MiB", "give the run at least"],
     ),
     "no GPU": (["nuclei", "raw=plane.npy", "out=o", "--device", "gpu"], 4, ["GPU"]),
+    "memory of no GPU": (
+        ["nuclei", "raw=plane.npy", "out=o", "--device", "cpu", "--device-memory", "1GiB"],
+        4,
+        ["--device-memory 1GiB", "kernels run on the cores", "leave it out"],
+    ),
     "an address for out": (
         ["nuclei", "raw=plane.npy", "out=https://h/o"],
         1,
