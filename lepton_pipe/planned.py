@@ -57,7 +57,6 @@ class Plan:
         spoilt: Spoilt | None = None,
     ) -> None:
         from lepton_pipe.plan import cut_notes, has_own_kernels
-        from lepton_pipe.run.compiling import compile_notes
         from lepton_pipe.run.digests import digest_notes
         from lepton_pipe.run.earlier import death_notes, died, earlier_run
         from lepton_pipe.run.published import refuse_without_ledger
@@ -81,11 +80,20 @@ class Plan:
         self.data: plans.Plan = self._make()
         self.notes += [*cut_notes(self.data), *staging_notes(self.out, self.data)]
         self.notes += death_notes(self.data) if self._died else []
-        # Of other machines nobody knows.
-        self.notes += compile_notes(self.data) if options.scheduler is None else []
+        self.notes += self._machine_notes() if options.scheduler is None else []
         self.changes = self._changes()
         if options.digest:
             self.notes += digest_notes(sources, looked=self.changes is not None)
+
+    def _machine_notes(self) -> list[str]:
+        """Return what is to be known of this machine and the plan; of others nobody knows."""
+        from lepton_pipe.run.compiling import compile_notes
+        from lepton_pipe.run.machine import beyond_notes
+
+        o = self.options
+        counts, memory = (o.workers or o.threads) is not None, o.memory is not None
+        beyond = beyond_notes(self.data, counts_given=counts, memory_given=memory)
+        return [*beyond, *compile_notes(self.data)]
 
     def _measure(
         self, bind: Callable[[Mapping[str, ImageType]], Spec]
