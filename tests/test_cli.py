@@ -66,6 +66,11 @@ WRONG = {
         ["100 MiB", "give the run at least"],
     ),
     "no GPU": (["nuclei", "raw=plane.npy", "out=o", "--device", "gpu"], 4, ["GPU"]),
+    "a unit that is none": (
+        ["nuclei", "raw=plane.npy", "out=o", "--input-unit", "furlong"],
+        1,
+        ["'furlong'", "OME-Zarr", "micrometer"],
+    ),
     "memory of no GPU": (
         ["nuclei", "raw=plane.npy", "out=o", "--device", "cpu", "--device-memory", "1GiB"],
         4,

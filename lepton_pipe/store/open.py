@@ -56,7 +56,8 @@ def open_source(
         Voxel size: one number for z, y and x, one for each spatial axis, one for each axis in
         the order t, c, z, y, x, or a mapping such as ``{"z": 2.0}``.
     unit
-        Unit of the spatial axes, or a mapping such as ``{"t": "second"}``.
+        Unit of the spatial axes, or a mapping such as ``{"t": "second"}``: a name that OME-Zarr
+        knows, or usual short for it (``"um"``), or an angle.
     tolerant
         Whether a stack of planes is opened although some of its files cannot be read; reading
         those raises, then.
@@ -69,7 +70,7 @@ def open_source(
     InputError
         When there is no image to be read from it; the message says why and what to do.
     UsageError
-        When a URL is of a scheme that is not opened.
+        When a URL is of a scheme that is not opened, or a unit is not known.
     """
     wanted = Wanted(level, axes, scale, unit, tolerant=tolerant, sparse=sparse)
     if isinstance(what, Source):
