@@ -109,6 +109,8 @@ def erosion(
 ) -> Any:
     """Shrink what is bright: the smallest value in a window.
 
+    Voxels beyond the edge of the image are left out of the window: they never win.
+
     Parameters
     ----------
     image
@@ -152,6 +154,8 @@ def dilation(
     place: Place,
 ) -> Any:
     """Grow what is bright: the largest value in a window.
+
+    Voxels beyond the edge of the image are left out of the window: they never win.
 
     Parameters
     ----------
@@ -197,6 +201,8 @@ def opening(
 ) -> Any:
     """Remove bright structures that the window does not fit into.
 
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
+
     Parameters
     ----------
     image
@@ -240,6 +246,8 @@ def closing(
     place: Place,
 ) -> Any:
     """Fill dark structures that the window does not fit into.
+
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
 
     Parameters
     ----------
@@ -285,6 +293,8 @@ def white_tophat(
 ) -> Any:
     """Keep bright structures that the window does not fit into.
 
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
+
     Parameters
     ----------
     image
@@ -328,6 +338,8 @@ def black_tophat(
     place: Place,
 ) -> Any:
     """Keep dark structures that the window does not fit into.
+
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
 
     Parameters
     ----------

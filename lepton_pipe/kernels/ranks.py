@@ -55,6 +55,8 @@ def _device_scratch(grid: Grid, image: ImageType, size: Sizes) -> float:
 def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the smallest value in a box.
 
+    Voxels beyond the edge of the image are left out of the box, as if it were mirrored there.
+
     Parameters
     ----------
     image
@@ -86,6 +88,8 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
 )
 def maximum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the largest value in a box.
+
+    Voxels beyond the edge of the image are left out of the box, as if it were mirrored there.
 
     Parameters
     ----------
@@ -165,6 +169,8 @@ def median(
     place: Place,
 ) -> Any:
     """Take the middle value in a window; of an even number of voxels, the upper of the two.
+
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
 
     Parameters
     ----------
