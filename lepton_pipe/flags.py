@@ -191,7 +191,11 @@ def _add_replacing(add: Callable[..., Any]) -> None:
 def add_check(parser: Parser) -> None:
     """Add the flags of a check."""
     parser.add_argument_group("the check").add_argument(
-        "--part", type=int, default=128, help="voxels per axis of the part that is checked"
+        "--part",
+        type=int,
+        default=128,
+        metavar="N",
+        help="voxels per axis of the part that is checked, 2 or more (default: %(default)s)",
     )
 
 
