@@ -78,6 +78,7 @@ class Plan:
         self._died = has_own_kernels(self.spec) and died(local_of(self.out))
         self.rates, self.notes = self._measure(bind)
         self.data: plans.Plan = self._make()
+        self.notes += [f"input {n}: {note}" for n, s in sources.items() for note in s.notes()]
         self.notes += [*cut_notes(self.data), *staging_notes(self.out, self.data)]
         self.notes += death_notes(self.data) if self._died else []
         self.notes += self._machine_notes() if options.scheduler is None else []
