@@ -98,6 +98,8 @@ def _gaussian_around(
 def gaussian(image: Any, sigma: PerAxis = 1.0, *, truncate: float = 4.0, place: Place) -> Any:
     """Smooth with a gaussian.
 
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
+
     Parameters
     ----------
     image
@@ -161,6 +163,8 @@ def _uniform_around(image: Any, size: Sizes, *, place: Place, around: Around) ->
 )
 def uniform(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Average over a box.
+
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
 
     Parameters
     ----------

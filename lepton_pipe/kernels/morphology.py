@@ -109,6 +109,8 @@ def erosion(
 ) -> Any:
     """Shrink what is bright: the smallest value in a window.
 
+    Voxels beyond the edge of the image are left out of the window: they never win.
+
     Parameters
     ----------
     image
@@ -152,6 +154,8 @@ def dilation(
     place: Place,
 ) -> Any:
     """Grow what is bright: the largest value in a window.
+
+    Voxels beyond the edge of the image are left out of the window: they never win.
 
     Parameters
     ----------
@@ -201,6 +205,8 @@ def opening(
 ) -> Any:
     """Remove bright structures that the window does not fit into.
 
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
+
     Parameters
     ----------
     image
@@ -237,6 +243,8 @@ def closing(
     place: Place,
 ) -> Any:
     """Fill dark structures that the window does not fit into.
+
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
 
     Parameters
     ----------
@@ -275,6 +283,8 @@ def white_tophat(
 ) -> Any:
     """Keep bright structures that the window does not fit into.
 
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
+
     Parameters
     ----------
     image
@@ -311,6 +321,8 @@ def black_tophat(
     place: Place,
 ) -> Any:
     """Keep dark structures that the window does not fit into.
+
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
 
     Parameters
     ----------

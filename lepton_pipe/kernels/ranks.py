@@ -55,6 +55,8 @@ _extreme_of_box = kernel(
 def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the smallest value in a box.
 
+    Voxels beyond the edge of the image are left out of the box, as if it were mirrored there.
+
     Parameters
     ----------
     image
@@ -79,6 +81,8 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
 @_extreme_of_box
 def maximum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the largest value in a box.
+
+    Voxels beyond the edge of the image are left out of the box, as if it were mirrored there.
 
     Parameters
     ----------
@@ -158,6 +162,8 @@ def median(
     place: Place,
 ) -> Any:
     """Take the middle value in a window; of an even number of voxels, the upper of the two.
+
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
 
     Parameters
     ----------
