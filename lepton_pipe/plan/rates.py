@@ -82,14 +82,14 @@ def rate_key(spec: Spec, step: Step) -> str:
     assert step.kernel is not None
     key = f"{kernel_name(step.kernel)}:{spec.codes[step.kernel][:16]}"
     if step.kernel.declares_scratch:
-        return f"{key}~{_band(step.declared)}"
+        return f"{key}~{cost_band(step.declared)}"
     parameters = {n: plain(a) for n, a in step.args.items() if not isinstance(a, Ref)}
     dtypes = [spec.image_type(i).dtype.str for i in spec.image_inputs(step)]
     text = json.dumps([parameters, dtypes], sort_keys=True)
     return f"{key}:{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-def _band(ns: float) -> int:
+def cost_band(ns: float) -> int:
     """Return which power of 4 a cost is near."""
     return round(log(ns, 4)) if ns > 0 else 0
 

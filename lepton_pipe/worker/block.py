@@ -15,7 +15,7 @@ from lepton_pipe.geometry import Region
 from lepton_pipe.plan.absorb import Group, last_use, reads_before, results_of
 from lepton_pipe.plan.counted import owned_regions
 from lepton_pipe.plan.fusion import dead_after, fused_groups, tiles
-from lepton_pipe.plan.rates import measured_name
+from lepton_pipe.plan.rates import cost_band, measured_name
 from lepton_pipe.plan.regions import input_regions, place_of, slab_regions, sweep_source
 from lepton_pipe.spec import (
     Absorbing,
@@ -25,6 +25,7 @@ from lepton_pipe.spec import (
     Operation,
     Place,
     Ref,
+    Spec,
     Step,
     Tally,
     Voxelwise,
@@ -229,7 +230,7 @@ class Task(BlockImages):
         """Measure what kernels take, but for the first time in a thread: it loads and compiles."""
         started = time.thread_time()
         yield
-        if _is_warm([self.spec[s] for s in steps]):
+        if _is_warm(self.spec, steps):
             name, seconds = measured_name(steps), time.thread_time() - started
             self.result.stats.spend(name, seconds, place.read.size)
 
@@ -293,10 +294,18 @@ class Task(BlockImages):
 _met = threading.local()
 
 
-def _is_warm(steps: Sequence[Step]) -> bool:
-    """Tell whether this thread ran these kernels before: first calls load modules and compile."""
-    met: set[str] = _met.__dict__.setdefault("kernels", set())
-    name = "+".join(kernel_name(s.kernel) for s in steps if s.kernel is not None)
-    known = name in met
-    met.add(name)
+def _is_warm(spec: Spec, steps: Sequence[str]) -> bool:
+    """Tell whether this thread ran these loops before: first calls load modules and compile.
+
+    A kernel has others for other dtypes, and where it costs several times as much.
+    """
+    met: set[tuple[Any, ...]] = _met.__dict__.setdefault("loops", set())
+    found: list[Any] = []
+    for step in (spec[s] for s in steps):
+        if step.kernel is not None:
+            dtypes = (spec.image_type(i).dtype for i in spec.image_inputs(step))
+            found += [kernel_name(step.kernel), cost_band(step.declared), *dtypes]
+    loops = tuple(found)
+    known = loops in met
+    met.add(loops)
     return known

@@ -6,17 +6,22 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import zarr
 
 import lepton_pipe as lp
-from lepton_pipe.errors import KernelError, UsageError
+from lepton_pipe.errors import KernelError, RunError, UsageError
 from lepton_pipe.plan import InputInfo, Resources, make_plan
 from lepton_pipe.report.progress import Silent
 from lepton_pipe.run.cluster import local_client
 from lepton_pipe.run.driver import run_plan
+from lepton_pipe.run.executors import SerialExecutor
+from lepton_pipe.run.stage_books import StageBooks
 from lepton_pipe.store import open_source
 from tests.command import PATIENCE, cleaned, environment, names
 from tests.run.five import FIVE, bind, chain, fingerprints, picture, pyramid, segment
@@ -50,6 +55,42 @@ def test_workers_and_threads_do_not_show_in_the_bytes(cluster, tmp_path):
     with local_client(Resources(2**31, 1, 4), 2**31, tmp_path) as client:
         run(segment, image, tmp_path / "four", scheduler=client.scheduler.address)
     assert fingerprints(tmp_path / "two") == fingerprints(tmp_path / "four")
+
+
+@lp.kernel(dtype="uint8", scratch=1.0)
+def open_journals(image):
+    """Return how many files of a journal this process has open."""
+    targets = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return np.full(image.shape, sum(t.suffix == ".log" for t in targets), np.uint8)
+
+
+@lp.pipeline
+def looking(raw: lp.Image):
+    return {"o": open_journals(raw)}
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_what_blocks_note_is_closed_where_the_driver_may_be_elsewhere(cluster, tmp_path, elsewhere):
+    """A network file system shows on another machine what was closed."""
+    scheduler = cluster.scheduler.address if elsewhere else None
+    run(looking, picture(VOLUME, "uint8", 9), tmp_path / "o", scheduler=scheduler)
+    made = zarr.open_group(str(tmp_path / "o" / "o"), mode="r")["0"][...]
+    assert (made > 0).any() == (not elsewhere)
+
+
+@pytest.mark.parametrize("patience", [0.0, PATIENCE])
+def test_notes_that_are_seen_late_are_waited_for_where_they_may_be(tmp_path, monkeypatch, patience):
+    recorded, looks = StageBooks._recorded, []
+
+    def late(books):
+        looks.append(books)
+        return recorded(books) - (len(looks) < 3)
+
+    monkeypatch.setattr(StageBooks, "_recorded", late)
+    monkeypatch.setattr(SerialExecutor, "patience", patience)
+    with nullcontext() if patience else pytest.raises(RunError, match="known to be written"):
+        run(looking, picture(VOLUME, "uint8", 9), tmp_path / "o")
+    assert (tmp_path / "o").exists() == bool(patience)
 
 
 def test_a_run_leaves_nothing_on_the_scheduler(cluster, tmp_path):

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from math import prod
+from threading import Thread
 
 import numpy as np
 import pytest
 import zarr
 
 import lepton_pipe as lp
+from lepton_pipe.geometry import Grid
 from lepton_pipe.kernels import gaussian
 from lepton_pipe.plan import NOMINAL, Rates, baseline
 from lepton_pipe.plan.rates import SCRATCH_MARGIN, rate_key
 from lepton_pipe.report.report import Report, StageReport
 from lepton_pipe.run.probe import probe, unknown_kernels
 from lepton_pipe.run.rates import learn, machine_rates, rates_path, save
+from lepton_pipe.spec import ImageType
 from lepton_pipe.store import open_source
+from lepton_pipe.worker.block import _is_warm
 from lepton_pipe.worker.program import Spent, Stats
 
 IMAGE = np.random.default_rng(0).integers(0, 1000, (40, 200, 210)).astype(np.uint16)
@@ -150,6 +154,31 @@ def test_a_wide_filter_is_not_thought_as_slow_as_a_narrow_one(tmp_path):
     # What is learned of a plan that was made with rates is a share of what kernels declare.
     learn(two_widths.plan(raw=image, out=tmp_path / "other", serial=True).data, report)
     assert machine_rates().factors[narrow] == pytest.approx(0.7 * 1.9 + 0.3 * 4)
+
+
+def test_a_thread_is_warm_for_the_dtypes_and_widths_that_it_has_met():
+    def bound_to(dtype):
+        return two_widths.bind({"raw": ImageType(Grid.of((2, 250, 250)), np.dtype(dtype))}, {})
+
+    def first(spec, step):
+        return not _is_warm(spec, [step])
+
+    met = []
+    thread = Thread(
+        target=lambda: met.extend(
+            first(bound_to(dtype), step)
+            for dtype, step in [
+                ("uint16", "gaussian"),
+                ("uint16", "gaussian"),
+                ("float32", "gaussian"),
+                ("uint16", "gaussian_2"),
+                ("uint16", "gaussian_2"),
+            ]
+        )
+    )
+    thread.start()
+    thread.join()
+    assert met == [True, False, True, True, False]
 
 
 @lp.pipeline
