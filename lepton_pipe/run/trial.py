@@ -39,6 +39,8 @@ from lepton_pipe.streams import words_may_be_lost
 _LOOK_SECONDS = 0.05
 # How long it may take without a word to the user.
 _SILENT_SECONDS = 5.0
+# How long the process may take to load what it needs, on a machine that does much else.
+_START_SECONDS = 120.0
 # How long a process may take to end that has said all, or whose end is known.
 _END_SECONDS = 2.0
 
@@ -68,7 +70,7 @@ class Limits:
     memory
         Bytes that its process may take besides what it has before the first kernel runs.
     seconds
-        For each run of a kernel, and for starting.
+        For each run of a kernel.
     """
 
     memory: int
@@ -161,7 +163,7 @@ class _Trial:
 
     def heard(self, work: bytes) -> Outcome:
         """Send what is to be done, and hear what comes of it."""
-        outcome, deadline = self._outcome, self._deadline()
+        outcome, deadline = self._outcome, time.monotonic() + _START_SECONDS
         with suppress(BrokenPipeError):  # it has ended: that is heard below
             self._link.send_bytes(json.dumps([p for p in sys.path if isinstance(p, str)]).encode())
             self._link.send_bytes(work)
@@ -179,7 +181,7 @@ class _Trial:
                 if "begin" in news and not outcome.last:
                     self._before = self._resident()
                 outcome.take(news)
-                deadline = self._deadline()
+                deadline = time.monotonic() + self._limits.seconds
             elif self._process.poll() is not None and not self._link.poll():
                 outcome.lost = f"it ended its process ({self._how()})"
                 return outcome
@@ -187,16 +189,14 @@ class _Trial:
                 outcome.lost = why
                 return outcome
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._limits.seconds
-
     def _too_much(self, deadline: float) -> str:
         """Return what limit the process is over; empty where it is over none."""
         now, limits = time.monotonic(), self._limits
         if self._outcome.last and self._resident() - self._before > limits.memory:
             return f"it took more than {size(limits.memory)} of memory"
         if now > deadline:
-            return f"it was not done after {limits.seconds:g} s"
+            limit = limits.seconds if self._outcome.last else _START_SECONDS
+            return f"it was not done after {limit:g} s"
         if now > self._silent_until:
             self._silent_until = float("inf")
             _say(
