@@ -24,7 +24,7 @@ _SETTINGS = (
     ("MALLOC_ARENA_MAX", -8, 1),
 )
 
-_THP_DISABLE = 41  # prctl.h
+_SET_THP_DISABLE, _GET_THP_DISABLE = 41, 42  # prctl.h
 
 ENVIRONMENT = {name: str(value) for name, _, value in _SETTINGS}
 """For processes that are started."""
@@ -56,14 +56,16 @@ def small_pages() -> Iterator[None]:
 
     Where it comes in pages of 2 MiB, it cannot be told how much of them is used.
     """
-    change = _libc("prctl")
-    if change is not None:
-        change(_THP_DISABLE, 1, 0, 0, 0)
+    control = _libc("prctl")
+    if control is None:
+        yield
+        return
+    before = control(_GET_THP_DISABLE, 0, 0, 0, 0)
+    control(_SET_THP_DISABLE, 1, 0, 0, 0)
     try:
         yield
     finally:
-        if change is not None:
-            change(_THP_DISABLE, 0, 0, 0, 0)
+        control(_SET_THP_DISABLE, before, 0, 0, 0)
 
 
 def _libc(name: str) -> ctypes._NamedFuncPointer | None:

@@ -137,7 +137,7 @@ def probe(
     found = Probe()
     if not unknown_kernels(spec, rates):
         return found
-    # Processes take a moment to start: none does where there is nothing to measure.
+    # Loaded where there is something to measure alone, which is seldom.
     from lepton_pipe.run.measure import Part
     from lepton_pipe.run.trial import Limits, try_out
 
