@@ -89,10 +89,10 @@ class RunOptions:
         Scale levels of every output image at most, the full resolution among them: 1 makes no
         pyramid. By default as many as it takes to show the image on a screen.
     keep
-        Where what later stages need again is kept while the run lasts, if one process computes all
-        blocks. ``"disk"``: stored beside the output. ``"memory"``: packed in memory, and what there
-        is no room for stored. ``"auto"``: in memory where there is room, and stored as well if
-        making it again would take more than half a minute.
+        Where what later stages need again is kept while the run lasts, but for workers of a
+        `scheduler`. ``"disk"``: stored beside the output. ``"memory"``: packed in memory, and what
+        there is no room for stored. ``"auto"``: in memory where there is room, and stored as well
+        if making it again would take more than half a minute.
     on_error
         What is done where an input cannot be read or a kernel raises. ``"fail"``: nothing is
         published. With the others the run goes on, and lists these in ``quarantine.json``.

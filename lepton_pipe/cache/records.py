@@ -5,7 +5,8 @@
     put --> memory (packed) --> disk         a record that is read farthest from now goes first
             ^  within a budget   each in its file, written whole
             |
-    get ----+-- not here: its file is read by whoever asked
+    get ----+-- not here: in the memory of another process of the run, or its file is read by
+                whoever asked
 
 What is kept is a hint: a record that is lost makes its reader fail as one whose file is damaged
 does, and the blocks that made it are run again. Records carry their own checksum, which is checked
@@ -20,17 +21,17 @@ import time
 from collections.abc import Sequence
 from itertools import count
 from math import ceil, inf
-from typing import Protocol
+from pathlib import Path
 
 from lepton_pipe.cache.counts import Counter, Tier
+from lepton_pipe.cache.record import OVERHEAD_BYTES, Files, Pieces, Record
+from lepton_pipe.cache.shelf import Shelf
 from lepton_pipe.cache.uses import Held, Prefix
 
 # Share of the budget beyond which records are spilled in the background, so that there is room.
 _HIGH = 0.875
 # How long a file is waited for that is being written.
 _STOP_SECONDS = 10
-# What a record takes besides its bytes: its entry, its name, its place among the others.
-OVERHEAD_BYTES = 600
 _NEVER = (inf, inf)
 
 
@@ -42,48 +43,8 @@ def room_for(records: int, nbytes: int) -> int:
     return ceil((nbytes + records * OVERHEAD_BYTES) / _HIGH)
 
 
-Pieces = tuple[bytes, ...]
 When = tuple[float, float]
 """A stage and a block in it, by their numbers."""
-
-
-class Files(Protocol):
-    """Where records go that memory has no room for: each has a file of its own."""
-
-    def write(self, file: str, group: str, pieces: Pieces) -> None:
-        """Write a file whole or not at all; raise `OSError` where there is no room for it."""
-        ...
-
-    def remove(self, file: str) -> None:
-        """Remove a file, if there is one."""
-        ...
-
-
-class _Record:
-    """A record, or what is known of one that was put here and is no longer in memory."""
-
-    __slots__ = (
-        "counted",
-        "file",
-        "group",
-        "moving",
-        "on_disk",
-        "pieces",
-        "place",
-        "seen",
-        "serial",
-        "size",
-        "stored",
-    )
-
-    def __init__(
-        self, file: str, group: str, place: Sequence[int], pieces: Pieces, serial: int
-    ) -> None:
-        self.file, self.group, self.place = file, group, tuple(place)
-        self.pieces: Pieces | None = pieces
-        self.size = sum(map(len, pieces)) + OVERHEAD_BYTES
-        self.serial = self.seen = serial
-        self.on_disk = self.stored = self.moving = self.counted = False
 
 
 class RecordStore:
@@ -101,8 +62,9 @@ class RecordStore:
     def __init__(self, files: Files) -> None:
         self._files = files
         self._lock = threading.Lock()
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, Record] = {}
         self._held = Held("", 0, 0)
+        self._shelf: Shelf | None = None
         self._bytes = 0
         self._serials = count(1)
         self._ended = Prefix()
@@ -115,6 +77,15 @@ class RecordStore:
         self._memory, self._disk = Counter(), Counter()
 
     # -- what is kept -----------------------------------------------------------------------
+
+    def join(self, folder: Path | None) -> None:
+        """Put records from now on where other processes find them, by a folder of theirs; or not.
+
+        What they keep is found here as well.
+        """
+        shelf = self._shelf
+        if folder != (shelf and shelf.folder):  # asked for each block
+            self._shelf = Shelf(folder) if folder is not None else None
 
     def retain(self, held: Held) -> None:
         """Keep from now on what a stage says, and drop what else there is of its run."""
@@ -184,12 +155,15 @@ class RecordStore:
         with self._lock:
             if (old := self._records.get(file)) is not None:
                 self._forget(old)
-            record = _Record(file, group, place, pieces, next(self._serials))
+            shelf = self._shelf
+            record = Record(file, group, place, pieces, next(self._serials))
             record.on_disk = record.stored = on_disk
             self._records[file] = record
+        if shelf is not None:
+            shelf.withdraw(file)  # it may be damaged
         if not on_disk:
             self._files.remove(file)  # of a run before, perhaps with other parameters
-        if self._make_room(record):
+        if self._make_room(record) and self._shelve(record, pieces):
             with self._lock:
                 self._enlist(record)
             self._spill_ahead()
@@ -199,27 +173,36 @@ class RecordStore:
                 self._enlist(record)
 
     def get(self, file: str) -> bytes | None:
-        """Return a record that is in memory; None for one that is not."""
+        """Return a record that is in memory, of this process or of another; None where none is."""
         with self._lock:
-            record = self._records.get(file)
-            if record is None:
-                return None
-            pieces, record.seen = record.pieces, next(self._serials)
-        found = pieces is not None
-        self._memory.add(hits=found, misses=not found)
-        return b"".join(pieces) if pieces is not None else None
+            record, shelf = self._records.get(file), self._shelf
+            if record is not None:
+                record.seen = next(self._serials)
+        if record is None and shelf is None:
+            return None
+        pieces = None if record is None else self.pieces(file)
+        found = None if pieces is None else b"".join(pieces)
+        if shelf is not None and (pieces is None or record is None or record.pieces is not pieces):
+            found = shelf.find(file)  # not here, or freed while it was copied
+        self._memory.add(hits=found is not None, misses=found is None)
+        return found
 
     def stamp(self, file: str) -> tuple[int, ...] | None:
         """Return what changes when a record does, wherever it lies; None for one not known."""
         with self._lock:
-            record = self._records.get(file)
-            return None if record is None else (record.serial,)
+            record, shelf = self._records.get(file), self._shelf
+        found = None if shelf is None else shelf.stamp(file)
+        return found or (None if record is None else record.stamp)
 
     def pieces(self, file: str) -> Pieces | None:
-        """Return the pieces of a record that is in memory, without counting that as a use."""
+        """Return the pieces of a record of this process, without counting that as a use.
+
+        One that another process has made again since is none.
+        """
         with self._lock:
             record = self._records.get(file)
-            return None if record is None else record.pieces
+            pieces, entry = (None, None) if record is None else (record.pieces, record.entry)
+        return pieces if entry is None or entry.is_current else None
 
     def restored(self, file: str, seconds: float) -> None:
         """Note that the file of a record was read; of others nothing is noted."""
@@ -263,7 +246,7 @@ class RecordStore:
 
     # -- making room ------------------------------------------------------------------------
 
-    def _make_room(self, record: _Record) -> bool:
+    def _make_room(self, record: Record) -> bool:
         """Count a record in, once those read later than it have made room; False if none are."""
         while True:
             with self._lock:
@@ -275,6 +258,19 @@ class RecordStore:
             if victim is None:
                 return False
             self._move(victim, must=True)
+
+    def _shelve(self, record: Record, pieces: Pieces) -> bool:
+        """Put a record where other processes find it, if there are any; False if that fails."""
+        entry = self._shelf.put(record.file, pieces) if self._shelf is not None else None
+        if entry is None:
+            return self._shelf is None
+        with self._lock:
+            current = record.pieces is not None
+            if current:
+                record.pieces, record.entry, record.stamp = (entry.view,), entry, entry.stamp
+        if not current:  # something took its place
+            entry.free()
+        return True
 
     def _spill_ahead(self) -> None:
         """Begin to spill in the background where room is short."""
@@ -297,7 +293,7 @@ class RecordStore:
             victim = self._pop_farthest() if self._bytes > most else None
         return victim is not None and self._move(victim, must=must)
 
-    def _pop_farthest(self, than: tuple[float, ...] | None = None) -> _Record | None:
+    def _pop_farthest(self, than: tuple[float, ...] | None = None) -> Record | None:
         """Return the record that is read last, if that is later than something else."""
         while self._farthest:
             noted, serial, file = self._farthest[0]
@@ -316,7 +312,7 @@ class RecordStore:
             return record
         return None
 
-    def _move(self, record: _Record, *, must: bool) -> bool:
+    def _move(self, record: Record, *, must: bool) -> bool:
         """Move a record to the disk; where that refuses it is dropped if it must leave memory.
 
         Returns
@@ -324,22 +320,26 @@ class RecordStore:
         bool
             Whether it has left memory.
         """
-        pieces = record.pieces
-        spilled = record.on_disk or (pieces is not None and self._write(record, pieces))
-        if not spilled and must:
+        # What another process has made again since must not be overwritten.
+        stale = record.entry is not None and not record.entry.is_current
+        spilled = record.on_disk or (not stale and self._write(record))
+        if must and not (spilled or stale):
             self._files.remove(record.file)  # nothing older may pass for it
         with self._lock:
-            record.moving, record.on_disk, self._refused = False, spilled, not spilled
-            stays = not spilled and not must and self._records.get(record.file) is record
+            record.moving, record.on_disk, self._refused = False, spilled, not (spilled or stale)
+            known = self._records.get(record.file) is record
+            stays = known and not (spilled or must or stale)
             if stays:
                 self._enlist(record)
             else:
                 self._free(record)
-        self._memory.add(spills=spilled, dropped=not spilled and not stays)
+        self._memory.add(spills=spilled, dropped=not (spilled or stale or stays))
         return not stays
 
-    def _write(self, record: _Record, pieces: Pieces) -> bool:
-        started = time.perf_counter()
+    def _write(self, record: Record) -> bool:
+        pieces, started = record.pieces, time.perf_counter()
+        if pieces is None:
+            return False
         try:
             self._files.write(record.file, record.group, pieces)
         except OSError:
@@ -348,19 +348,22 @@ class RecordStore:
         self._disk.add(put=1, nbytes=size, raw_bytes=size, seconds=seconds)
         return True
 
-    def _forget(self, record: _Record) -> None:
+    def _forget(self, record: Record) -> None:
         self._records.pop(record.file, None)
         self._free(record)
 
-    def _free(self, record: _Record) -> None:
+    def _free(self, record: Record) -> None:
         """Give up the bytes of a record; one that is being written gives them up after that."""
         if not record.moving:
             self._bytes -= record.size if record.counted else 0
+            entry, record.entry = record.entry, None
             record.counted, record.pieces = False, None
+            if entry is not None:
+                entry.free()
 
     # -- when it is read --------------------------------------------------------------------
 
-    def _enlist(self, record: _Record) -> None:
+    def _enlist(self, record: Record) -> None:
         """Put a record among those that can be spilled, and freed after their last use."""
         if record.pieces is not None:
             rank = _reversed(self._rank(record))
@@ -369,12 +372,12 @@ class RecordStore:
         if len(uses) == 1 and uses[0].stage == self._held.stage:
             heapq.heappush(self._dying, (uses[0].span(record.place)[1], record.file))
 
-    def _rank(self, record: _Record) -> tuple[float, ...]:
+    def _rank(self, record: Record) -> tuple[float, ...]:
         """Return what is larger for what goes first: read later, cheaper to make, unused longer."""
         stage, block = self._next(record)
         return stage, block, -self._held.costs.get(record.group, 0.0), -record.seen
 
-    def _next(self, record: _Record) -> When:
+    def _next(self, record: Record) -> When:
         for use in self._held.uses.get(record.group, ()):
             now = self._ended.length if use.stage == self._held.stage else 0
             block = use.next(record.place, now)

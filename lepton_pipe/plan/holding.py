@@ -18,7 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from lepton_pipe.cache.records import OVERHEAD_BYTES, room_for
+from lepton_pipe.cache.record import OVERHEAD_BYTES
+from lepton_pipe.cache.records import room_for
 from lepton_pipe.plan.fit import Fitter
 from lepton_pipe.plan.model import Decision, Plan, Stage, StoredArray
 
@@ -49,10 +50,13 @@ class Holding:
         Who chose the blocks.
     keep
         What the user wants.
+    processes
+        Those that compute blocks; each keeps what it has made, and finds what the others keep.
     """
 
     fitter: Fitter
     keep: Keep
+    processes: int = 1
 
     def choose(
         self, stages: Sequence[Stage], decisions: Sequence[Decision]
@@ -77,12 +81,13 @@ class Holding:
 
         That is all that it may take if it is small, or else twice what it will probably take,
         where there is as much that nothing else has use for; what it will probably take; or what
-        decoded chunks leave, if that is not far less: much packs better than is thought.
+        decoded chunks leave, if that is not far less: much packs better than is thought. Of what is
+        small, any of several processes may come to keep all.
         """
         most, need = min(self._left(stages[i]) for i in span), _packed_bytes(array)
         beside = min(self._left(stages[i]) - stages[i].cache_bytes for i in span)
-        worst = worst_bytes(array)
         small = array.nbytes <= _SMALL_BYTES
+        worst = worst_bytes(array) * (self.processes if small else 1)
         ample = worst if small else min(worst, max(2 * need, _SMALL_BYTES))
         for wanted in (ample, need):
             if wanted <= most and not self._costs_more(stages, span, wanted):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from lepton_pipe.cache import neighbours
 from lepton_pipe.errors import DeviceRefusedError, MemoryRefusedError, RefusedError
 from lepton_pipe.geometry import Grid, Layout
 from lepton_pipe.kernels.resample import downsample
@@ -217,10 +218,10 @@ def _plan(
     fitter = Fitter(full, arrays, inputs, budget, resources.slots, devices, rates, tiling)
     stages = fitter.fit(skeletons, levels)
     stages += scale_stages(fitter, stages, part_of)
-    in_one = wanted.keep != "disk" and resources.processes == 1
-    if in_one:
-        stages, arrays, decisions = Holding(fitter, wanted.keep).choose(stages, decisions)
-    if in_one or resources.in_process:
+    if wanted.keep != "disk" and (resources.processes == 1 or neighbours.AVAILABLE):
+        holding = Holding(fitter, wanted.keep, resources.processes)
+        stages, arrays, decisions = holding.choose(stages, decisions)
+    if resources.processes == 1 and (wanted.keep != "disk" or resources.in_process):
         stages = keep_between_stages(stages, arrays, budget)
     elif resources.workers > 1:
         stages = with_room_to_share(stages, budget, resources.workers)

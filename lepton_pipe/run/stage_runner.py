@@ -114,13 +114,13 @@ class StageRunner:
         self.board.say(text)
 
     def _held(self, stage: Stage) -> Held:
-        """Return what stays in memory while a stage runs, and blocks that are run again for it."""
+        """Return what a process keeps while a stage runs, and blocks that are run again for it."""
         arrays = [a for a in self.plan.arrays.values() if a.place != "disk"]
         uses = {self._group(a.name): uses_of(self.plan, a.name, stage.index) for a in arrays}
         return Held(
             folder_of(self.staging),
             stage.index,
-            stage.held_bytes,
+            stage.held_bytes // self.plan.resources.processes,
             {group: found for group, found in uses.items() if found},
             {self._group(a.name): ns_again(self.plan, a) for a in arrays},
         )
@@ -166,7 +166,8 @@ class StageRunner:
         return replace(
             program,
             cache_bytes=cache // self.plan.resources.processes,
-            held=program.held and replace(program.held, budget=held),
+            held=program.held
+            and replace(program.held, budget=held // self.plan.resources.processes),
         )
 
     def _tick(self, books: StageBooks) -> None:
@@ -202,7 +203,7 @@ class StageRunner:
                 if r.array is not None and r.step in self.quarantine.bad
             },
             journal=self.books.of(stage.index).folder,
-            held=self.held if self.plan.resources.processes == 1 else None,
+            held=self.held,
         )
 
     def _target(self, array: str, level: int) -> ArrayTarget:

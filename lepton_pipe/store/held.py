@@ -11,7 +11,8 @@ from errno import ENOSPC
 from pathlib import Path
 from typing import Literal
 
-from lepton_pipe.cache.records import Pieces, RecordStore
+from lepton_pipe.cache.record import Pieces
+from lepton_pipe.cache.records import RecordStore
 from lepton_pipe.store.checksums import Bytes, FileSum
 from lepton_pipe.store.durable import write_whole
 from lepton_pipe.store.storage import Index, Storage

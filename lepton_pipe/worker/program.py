@@ -84,10 +84,10 @@ class Program:
     notes
         Where each thread notes what it runs, for when its process is gone; None as above.
     held
-        What is kept packed in this process for later stages; None where several compute blocks.
+        What is kept packed in each process for later stages; None where nobody wants to know.
     neighbours
-        Where the processes of this machine find each other's decoded chunks; None where one
-        computes all blocks, or they are on several machines.
+        Where the processes of this machine find what the others keep, decoded or packed; None where
+        one computes all blocks, or they are on several machines.
     lanes
         Blocks that lie on the GPU at once, where there is one.
     device_bytes

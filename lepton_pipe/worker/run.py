@@ -43,6 +43,7 @@ def run_block(program: Program, index: int, parts: Mapping[str, Any]) -> BlockRe
     """
     started = time.thread_time()
     chunks.join(program.neighbours)
+    records.join(program.neighbours)
     chunks.resize(program.cache_bytes)
     chunks.retain(frozenset(k.uri for k in program.kept.values()))
     if program.held is not None:

@@ -81,6 +81,7 @@ def _workloads(names: Sequence[str], args: argparse.Namespace) -> int:
     size, results = SIZES[args.size], {}
     earlier = report.load(args.out, size) if args.add else {}
     settings = {"repeats": args.repeats, "slow": args.slow, "limit": args.limit}
+    report.added(earlier, report.to_json(size, settings, {}))  # refuses before anything is measured
     began = time.monotonic()
     for name in names:
         workload = load(name)

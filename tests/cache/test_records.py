@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_pipe.cache.records import OVERHEAD_BYTES, RecordStore
+from lepton_pipe.cache import neighbours
+from lepton_pipe.cache.record import OVERHEAD_BYTES
+from lepton_pipe.cache.records import RecordStore
 from lepton_pipe.cache.uses import AxisUse, Held, Prefix, Use
 from lepton_pipe.geometry import Blocks
 
 RUN, GROUP = "/run/", "/run/a"
+NEEDS_LINUX = pytest.mark.skipif(not neighbours.AVAILABLE, reason="needs Linux")
 
 
 class Disk:
@@ -187,13 +190,17 @@ def test_a_stamp_changes_with_the_record_and_not_with_its_tier():
     assert store.stamp("unknown") is None
 
 
+@pytest.mark.parametrize("alone", [True, pytest.param(False, marks=NEEDS_LINUX)])
 @given(
-    st.lists(st.tuples(st.integers(0, 12), st.integers(700, 2500)), max_size=40),
-    st.integers(0, 8000),
-    st.integers(0, 8000),
+    puts=st.lists(st.tuples(st.integers(0, 12), st.integers(700, 2500)), max_size=40),
+    budget=st.integers(0, 8000),
+    room=st.integers(0, 8000),
 )
-def test_never_over_budget_and_never_lost_while_the_disk_has_room(puts, budget, room):
+def test_never_over_budget_and_never_lost_while_the_disk_has_room(
+    tmp_path_factory, alone, puts, budget, room
+):
     store, last = RecordStore(Disk(room)), {}
+    store.join(None if alone else tmp_path_factory.mktemp("shared"))
     store.retain(held(budget, in_turn(13)))
     for number, size in puts:
         put(store, number, size)
@@ -209,8 +216,10 @@ def test_never_over_budget_and_never_lost_while_the_disk_has_room(puts, budget, 
     assert store.held_bytes == 0
 
 
-def test_threads_that_put_and_read_at_the_same_time():
+@pytest.mark.parametrize("alone", [True, pytest.param(False, marks=NEEDS_LINUX)])
+def test_threads_that_put_and_read_at_the_same_time(tmp_path, alone):
     store, budget = RecordStore(Disk()), 20_000
+    store.join(None if alone else tmp_path)
     store.retain(held(budget, in_turn(200)))
     most, over = [0], threading.Event()
 
@@ -275,4 +284,57 @@ def test_less_room_for_a_while_spills_what_is_read_last_and_forgets_no_block_tha
     for number in range(1, 8):
         assert find(store, disk, number) == data(number)[0]
         store.ended(1, number)
+    assert store.held_bytes == 0
+
+
+@NEEDS_LINUX
+def test_what_another_process_keeps_is_found_until_it_goes_to_the_disk(tmp_path):
+    """Two stores with one folder are what two processes have."""
+    disk = Disk()
+    here, there = RecordStore(disk), RecordStore(disk)
+    for store in (here, there):
+        store.join(tmp_path)
+        store.retain(held(20_000, in_turn(9)))
+    put(there, 1, size=5000)
+    file = f"{GROUP}/1"
+    assert here.get(file) == there.get(file) == b"".join(data(1, 5000))
+    assert here.stamp(file) == there.stamp(file) is not None
+    assert here.held_bytes == 0
+    here.retain(held(0, in_turn(9), stage=1))  # room that others have is not this one's
+    assert here.get(file) == b"".join(data(1, 5000))
+    there.retain(held(0, in_turn(9), stage=1))
+    assert here.get(file) is there.get(file) is here.stamp(file) is None
+    assert disk.files[file] == b"".join(data(1, 5000))
+    taken = here.take()["packed"]
+    assert (taken.hits, taken.misses) == (2, 1)
+
+
+@NEEDS_LINUX
+@pytest.mark.parametrize("room", [0, 20_000], ids=["on disk", "in memory"])
+def test_what_another_process_has_made_again_takes_the_place_of_what_is_here(tmp_path, room):
+    disk = Disk()
+    here, there = RecordStore(disk), RecordStore(disk)
+    file, old, new = f"{GROUP}/1", data(1, 5000), data(2, 5000)
+    for store, budget in ((here, 20_000), (there, room)):
+        store.join(tmp_path)
+        store.retain(held(budget, in_turn(9)))
+    here.put(file, GROUP, (1,), old)
+    before = here.stamp(file)
+    there.put(file, GROUP, (1,), new)
+    assert (here.get(file) or disk.files[file]) == b"".join(new)
+    assert here.pieces(file) is None
+    assert here.stamp(file) != before or not room
+    here.retain(held(0, in_turn(9), stage=1))  # what is here has to go
+    assert here.held_bytes == 0
+    assert (here.get(file) or disk.files[file]) == b"".join(new)
+
+
+@NEEDS_LINUX
+def test_where_nothing_can_be_shared_records_go_to_the_disk(tmp_path, monkeypatch):
+    disk = Disk()
+    store = RecordStore(disk)
+    store.join(tmp_path / "gone")
+    store.retain(held(20_000, in_turn(9)))
+    put(store, 1)
+    assert disk.written == [f"{GROUP}/1"]
     assert store.held_bytes == 0

@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 import lepton_pipe as lp
+from lepton_pipe.cache import neighbours
 from lepton_pipe.kernels import mean
 from lepton_pipe.store import held
 from tests.command import PATIENCE, environment, names
@@ -41,7 +42,11 @@ def flip_all(seed=0):
     for record in kept:
         data = bytearray(b"".join(record.pieces))
         data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-        record.pieces = (bytes(data),)
+        if record.entry is not None:  # where other processes read it
+            start = record.entry._target.start
+            record.entry._segment._memory[start : start + len(data)] = bytes(data)
+        else:
+            record.pieces = (bytes(data),)
     return len(kept)
 
 
@@ -131,6 +136,16 @@ def test_flipped_bits_in_all_that_is_kept_are_found_and_it_is_made_again(
     flipped = int((tmp_path / "flipped").read_text())
     assert flipped >= FLIPS
     assert_only_what_was_lost(plan, started)
+
+
+@pytest.mark.skipif(not neighbours.AVAILABLE, reason="needs Linux")
+def test_flipped_bits_in_what_one_of_two_workers_keeps_for_both_are_found(tmp_path, noise, golden):
+    way = {"workers": 2, "threads": 1, "memory": "1GiB"}
+    plan, _, started, made = run(tmp_path, tmp_path, noise, how="flip", **way)
+    assert made == golden
+    flipped, again = int((tmp_path / "flipped").read_text()), counted(started)[0] - blocks(plan)[0]
+    assert (again > 0) >= (flipped > 2 * READ_BY_ONE)  # the other may have read some
+    assert max(started.count(line) for line in set(started)) <= 3
 
 
 def test_a_worker_is_killed_that_holds_what_is_kept(tmp_path, noise, golden):

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lepton_pipe as lp
+from lepton_pipe.cache import neighbours
 from lepton_pipe.cache.records import RecordStore, room_for
 from lepton_pipe.cache.uses import Held
 from lepton_pipe.errors import MemoryRefusedError
 from lepton_pipe.geometry import Grid, Layout
 from lepton_pipe.kernels import gaussian, label, maximum, mean, opening
 from lepton_pipe.ledger.keys_reads import read_regions
-from lepton_pipe.plan import InputInfo, Resources, make_plan
+from lepton_pipe.plan import InputInfo, Resources, holding, make_plan
 from lepton_pipe.plan.fit import Fitter
 from lepton_pipe.plan.holding import worst_bytes
 from lepton_pipe.plan.keeping import beside_again, with_gaps
@@ -93,7 +94,6 @@ def test_what_is_dear_to_make_again_is_stored_as_well():
 
 
 def test_what_a_kill_takes_along_is_counted_where_it_is_needed_to_make_something_again():
-    from lepton_pipe.plan import holding
 
     plan = plan_of(dearly_grown, keep="memory")
     writer = next(
@@ -106,8 +106,19 @@ def test_what_a_kill_takes_along_is_counted_where_it_is_needed_to_make_something
 
 @pytest.mark.parametrize("resources", [Resources(4 * GIB, 2, 2), Resources(4 * GIB, 4, 1)])
 @pytest.mark.parametrize("keep", ["auto", "memory"])
-def test_several_processes_share_files(resources, keep):
-    plan = plan_of(grown, resources, keep=keep)
+def test_of_what_is_small_any_of_several_processes_may_come_to_keep_all(resources, keep):
+    plan = plan_of(grown, resources, keep=keep, shape=(40, 240, 320))
+    assert set(places(plan).values()) == {"memory"}
+    assert choices(plan)["label_apply"] == "keep"
+    labels = plan.arrays["scratch/label_apply"]
+    assert labels.nbytes <= holding._SMALL_BYTES
+    assert plan.stages[-1].held_bytes == resources.workers * holding.worst_bytes(labels)
+
+
+@pytest.mark.parametrize("keep", ["auto", "memory"])
+def test_where_processes_cannot_share_memory_they_share_files(monkeypatch, keep):
+    monkeypatch.setattr(neighbours, "AVAILABLE", False)
+    plan = plan_of(grown, Resources(4 * GIB, 2, 2), keep=keep)
     assert set(places(plan).values()) == {"disk"}
     assert choices(plan)["label_apply"] == "store"
 

@@ -14,6 +14,7 @@ import zarr
 from scipy.ndimage import gaussian_filter
 
 import lepton_pipe as lp
+from lepton_pipe.cache import neighbours
 from lepton_pipe.cache import records as tiers
 from lepton_pipe.kernels import label, maximum, otsu
 from lepton_pipe.plan import holding
@@ -25,6 +26,7 @@ from tests.command import environment
 from tests.run.five import fingerprints
 
 MIB = 2**20
+NEEDS_LINUX = pytest.mark.skipif(not neighbours.AVAILABLE, reason="needs Linux")
 WAYS = {
     "serial": {"serial": True},
     "threads": {"threads": 2},
@@ -35,7 +37,11 @@ WAYS = {
 def note(folder, what, place):
     """Add a line for a block that starts; end the process where the test wants that."""
     with (Path(folder) / "started").open("a") as file:
-        file.write(f"{what} {place.write.start}\n")
+        file.write(f"{what} {place.write.start} {os.getpid()}\n")
+    if what == "wider" and (Path(folder) / "kill").exists():
+        (Path(folder) / "kill").unlink()
+        note(folder, "killed", place)
+        os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("LEPTON_TEST_KILL") == what:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -63,6 +69,20 @@ def grown(raw: lp.Image, *, folder: str) -> lp.Node:
     return wider(label(light > otsu(light)), folder=folder)
 
 
+@lp.kernel(kind="labels", scratch=4.0)
+def seen(block, place, folder):
+    """Return the labels, and say who has made them."""
+    note(folder, "seen", place)
+    return block
+
+
+@lp.pipeline
+def watched(raw: lp.Image, *, folder: str) -> dict[str, lp.Node]:
+    """Pass a label volume from one stage to another, as above."""
+    light = lit(raw, folder=folder)
+    return {"grown": wider(seen(label(light > otsu(light)), folder=folder), folder=folder)}
+
+
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     """An image of blobs, in chunks."""
@@ -73,9 +93,9 @@ def image(tmp_path_factory):
     return path
 
 
-def run(folder, image, **words):
+def run(folder, image, pipeline=grown, **words):
     words = {"memory": "1GiB", "chunks": "z=16,y=64,x=64", "levels": 1, **words}
-    plan = grown.plan(raw=image, out=folder / "o", folder=str(folder), **words)
+    plan = pipeline.plan(raw=image, out=folder / "o", folder=str(folder), **words)
     report = plan.run(progress=False)
     started = (folder / "started").read_text().splitlines()
     return plan.data, report, started, fingerprints(folder / "o")
@@ -98,20 +118,46 @@ def test_the_same_bytes_wherever_it_is_kept(tmp_path, image, stored):
     assert "packed" not in report.tiers
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [*WAYS, pytest.param("two workers", marks=NEEDS_LINUX)],
+)
 def test_labels_pass_between_stages_without_disk_or_recomputation(tmp_path, image, stored, way):
-    plan, report, started, made = run(tmp_path, image, **WAYS[way])
+    plan, report, started, made = run(
+        tmp_path, image, **WAYS.get(way, {"workers": 2, "threads": 1})
+    )
     assert plan.arrays["scratch/label_apply"].place == "memory"
     assert made == stored[3]
     assert not [line for line in started if line.startswith("file")]
     assert len(started) == planned(plan)  # no block ran twice
     packed = report.tiers["packed"]
-    assert packed.put == packed.hits > 0
+    assert packed.hits >= packed.put > 0
+    if way != "two workers":  # either may come to read the same chunk
+        assert packed.hits == packed.put
     assert "disk" not in report.tiers
     assert packed.ratio > 2
     assert "chunks" in str(report)
     assert f"kept between stages: {packed.put} chunks" in str(report)
     assert report.to_json()["stages"][-1]["tiers"]["packed"]["hits"] > 0
+
+
+@NEEDS_LINUX
+def test_of_a_worker_that_is_killed_only_what_it_kept_is_made_again(tmp_path, image, stored):
+    (tmp_path / "kill").touch()
+    _, _, started, made = run(tmp_path, image, watched, workers=2, threads=1, keep="memory")
+    assert made == stored[3]
+    assert not [line for line in started if line.startswith("file")]
+    (killed,) = [n for n, line in enumerate(started) if line.startswith("killed")]
+    process = started[killed].split()[-1]
+    before, after = ([n for n in part if n.startswith("seen")] for part in cut(started, killed))
+    lost = {line.rpartition(" ")[0] for line in before if line.endswith(process)}
+    again = [line.rpartition(" ")[0] for line in after]
+    assert set(again) <= lost
+    assert bool(again) == bool(lost)
+
+
+def cut(lines, at):
+    return lines[:at], lines[at:]
 
 
 def test_what_there_is_no_room_for_goes_to_the_disk(tmp_path, image, stored, monkeypatch):
