@@ -197,7 +197,8 @@ def open_image(
     axes
         Letters of ``tczyx``, as stored.
     scale, unit
-        Size of a voxel, and its unit, of the spatial axes.
+        Size of a voxel, and its unit, of the spatial axes: a name that OME-Zarr knows, such as
+        ``"micrometer"``, or usual short for it (``"um"``), or an angle.
     tolerant
         Open a stack of planes even if some of its files cannot be read: for runs with
         ``on_error="skip"`` or ``"fill"``.
@@ -209,6 +210,8 @@ def open_image(
     ------
     InputError
         When no image can be read from it.
+    UsageError
+        When a unit is not known, or a scale does not fit the axes.
     """
     from lepton_pipe.store import open_source
 

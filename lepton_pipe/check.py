@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lepton_pipe.api import Pipeline, open_images
+from lepton_pipe.errors import UsageError
 from lepton_pipe.plan import InputInfo, Resources, make_plan
 from lepton_pipe.report.progress import Silent
 from lepton_pipe.run.driver import run_plan
@@ -94,9 +95,10 @@ def check(
     Parameters
     ----------
     part
-        Voxels along each axis of the part that is checked, from the middle of the image.
+        Voxels along each axis of the part that is checked, from the middle of the image: 2 or more,
+        and all there are where the image has no more.
     runs
-        How many random shapes of blocks; the last one runs on Dask if `dask`.
+        How many random shapes of blocks, 1 or more; the last one runs on Dask if `dask`.
     **arguments
         The pipeline's images and parameters.
 
@@ -104,7 +106,14 @@ def check(
     -------
     CheckResult
         Its ``equal`` is the verdict; printed, it says where results differ and by how much.
+
+    Raises
+    ------
+    UsageError
+        When nothing would be compared: `part` or `runs` is too small, or no whole number.
     """
+    _refuse_too_little(part, "part", 2, "a part of one voxel or none has no blocks to compare")
+    _refuse_too_little(runs, "runs", 1, "nothing would be compared")
     images, parameters = pipeline.split((), arguments)
     sources = open_images(images)
     pieces = {n: cut_out(s, part) for n, s in sources.items()}
@@ -122,6 +131,15 @@ def check(
                 Difference(name, tiling, "dask" if on_dask else "serial", verdict, detail)
             )
     return result
+
+
+def _refuse_too_little(value: Any, name: str, least: int, why: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        usual = {"part": 128, "runs": RUNS}[name]
+        raise UsageError(
+            f"{name}={value!r} must be a whole number, at least {least}: {why}; leave it out for "
+            f"{usual}"
+        )
 
 
 def random_tiling(spec: Spec, random: np.random.Generator) -> dict[str, int]:

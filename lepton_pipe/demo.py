@@ -28,8 +28,7 @@ def run_demo(argv: list[str]) -> int:
 
     pipeline = find_pipeline("galaxies")
     picture = Path(str(files("skimage.data") / PICTURE))
-    print("Finding the galaxies of the Hubble deep field (872 x 1000 pixels).")
-    print("The first run on a machine compiles its loops: ten to twenty seconds, once.\n")
+    print("Finding the galaxies of the Hubble deep field (872 x 1000 pixels).\n")
     sys.stdout.flush()
     # The demo owns its output: a second one replaces the first.
     plan = pipeline.plan(raw=picture, out=out, overwrite=True)

@@ -111,7 +111,10 @@ def _add_means(add: Callable[..., Any]) -> None:
         action="store_true",
         help="read uncompressed chunks of local files straight to the GPU (needs kvikio)",
     )
-    add("--device-memory", help="what may be used of each GPU, such as 16GiB (default: most of it)")
+    add(
+        "--device-memory",
+        help="what may be used of each GPU, such as 16GiB (default: most of it); not without one",
+    )
     add("--scheduler", metavar="ADDRESS", help="a running Dask scheduler, such as tls://host:8786")
     add("--serial", action="store_true", help="one process, one block at a time, without Dask")
 
@@ -188,7 +191,11 @@ def _add_replacing(add: Callable[..., Any]) -> None:
 def add_check(parser: Parser) -> None:
     """Add the flags of a check."""
     parser.add_argument_group("the check").add_argument(
-        "--part", type=int, default=128, help="voxels per axis of the part that is checked"
+        "--part",
+        type=int,
+        default=128,
+        metavar="N",
+        help="voxels per axis of the part that is checked, 2 or more (default: %(default)s)",
     )
 
 

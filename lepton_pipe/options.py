@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lepton_pipe.device import DeviceChoice
-from lepton_pipe.errors import UsageError
+from lepton_pipe.errors import RefusedError, UsageError
 
 # Words of the command line that no pipeline may use for an image or parameter of its own.
 RESERVED = ("json", "help", "part", "plan", "explain")
@@ -69,6 +69,7 @@ class RunOptions:
         ``"gpu"``, ``"cpu"``, or ``"auto"``: the GPU where there is one.
     device_memory
         What may be used of each GPU, such as ``"16GiB"``; by default a share of what is free.
+        Refused where kernels run on the cores.
     device_direct
         Read chunks that are stored without codecs from local files straight to the GPU, by kvikio;
         all else by way of the host. Refused where kvikio is not installed.
@@ -203,6 +204,16 @@ def check_counts(options: RunOptions) -> None:
                 f"{name}={value} with scheduler={options.scheduler}: a cluster has its own; leave "
                 f"{name} out, or start the cluster with as many as wanted"
             )
+
+
+def check_device_memory(options: RunOptions, device: Literal["cpu", "gpu"]) -> None:
+    """Raise `RefusedError` where memory of a GPU is given and none is used."""
+    if options.device_memory is not None and device == "cpu":
+        raise RefusedError(
+            f"--device-memory {options.device_memory}: kernels run on the cores (no GPU is there, "
+            "or --device cpu was given), so that there is no memory of a GPU to limit; leave it "
+            "out, or use --device gpu (--memory is for that of the cores)"
+        )
 
 
 def memory_bytes(memory: str | int) -> int:

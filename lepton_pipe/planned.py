@@ -15,6 +15,7 @@ from lepton_pipe.errors import without_secrets
 from lepton_pipe.options import (
     RunOptions,
     check_counts,
+    check_device_memory,
     check_replacing,
     checked_levels,
     memory_bytes,
@@ -80,12 +81,24 @@ class Plan:
         self.rates, probed = self._measure(bind)
         self.notes, self._lost = list(probed.notes), bool(probed.lost)
         self.data: plans.Plan = self._make()
+        self.notes += [f"input {n}: {note}" for n, s in sources.items() for note in s.notes()]
         self.notes += [*cut_notes(self.data), *staging_notes(self.out, self.data)]
         self.notes += death_notes(self.data) if self._died else []
         self.notes += lost_notes(self.data) if self._lost else []
+        self.notes += self._machine_notes() if options.scheduler is None else []
         self.changes = self._changes()
         if options.digest:
             self.notes += digest_notes(sources, looked=self.changes is not None)
+
+    def _machine_notes(self) -> list[str]:
+        """Return what is to be known of this machine and the plan; of others nobody knows."""
+        from lepton_pipe.run.compiling import compile_notes
+        from lepton_pipe.run.machine import beyond_notes
+
+        o = self.options
+        counts, memory = (o.workers or o.threads) is not None, o.memory is not None
+        beyond = beyond_notes(self.data, counts_given=counts, memory_given=memory)
+        return [*beyond, *compile_notes(self.data)]
 
     def _measure(
         self, bind: Callable[[Mapping[str, ImageType]], Spec]
@@ -157,6 +170,7 @@ class Plan:
         if self._earlier is not None:
             return self._earlier.resources
         device = choose_device(o.device)
+        check_device_memory(o, device)
         if o.device_direct:
             refuse_direct(device)
         size = self._size(device)

@@ -133,17 +133,25 @@ def _make_again(
 ) -> None:
     """Make again what is spoilt of a result here, or of the copy of one at a URL."""
     made = _how_made(out)
+    if spoilt.names == {MARKER}:
+        given.say(f"{MARKER} is written again, from what {KNOWN}/ has of it; nothing is run")
+        _write_record(out, made)
+        return
     if remote is not None and given.pipeline is None:
         _refuse_file(remote, made.asked)
     chosen = _swept(given.pipeline or _pipeline(made.asked), made.asked)
     given.say(f"to repair {remote or out}, this is run: {_as_command(made.asked, given.pipeline)}")
     if MARKER in spoilt.names:
-        with OutputLock(out):
-            write_whole(out / MARKER, [made.record.encode()])
+        _write_record(out, made)
     plan = _plan(out, chosen, made, given.images, spoilt)
     _refuse_changed(remote or out, plan, made)
     given.say(str(plan.changes))
     plan.run(progress=given.progress)
+
+
+def _write_record(out: Path, made: _HowMade) -> None:
+    with OutputLock(out):
+        write_whole(out / MARKER, [made.record.encode()])
 
 
 def _how_made(out: Path) -> _HowMade:

@@ -125,11 +125,6 @@ class Pool:
     def free_all_blocks(self, stream: Any = None) -> None:
         DEVICE.freed_pool += 1
 
-    def used_bytes(self) -> int:
-        return DEVICE.used
-
-    total_bytes = used_bytes
-
 
 @dataclass
 class Device:

@@ -8,6 +8,7 @@ import pytest
 import lepton_pipe as lp
 from lepton_pipe.check import check, compare
 from lepton_pipe.device import ndimage
+from lepton_pipe.errors import UsageError
 from lepton_pipe.kernels import regionprops, sum_of
 from tests.command import lepton, names
 from tests.run.five import picture
@@ -92,6 +93,21 @@ def test_dask_is_asked_too():
 def test_a_part_from_the_middle_is_checked():
     shown = check(piped(honest), raw=IMAGE, part=16, dask=False, runs=1)
     assert shown.shapes == {"raw": (16, 16)}
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"part": 0}, "part=0 must be a whole number, at least 2: .*leave it out for 128"),
+        ({"part": -3}, "part=-3 must be"),
+        ({"part": 1}, "part=1 must be"),
+        ({"part": 2.5}, "part=2.5 must be"),
+        ({"runs": 0}, "runs=0 must be a whole number, at least 1: .*leave it out for 4"),
+    ],
+)
+def test_what_would_compare_nothing_is_refused(how, words):
+    with pytest.raises(UsageError, match=words):
+        check(piped(honest), raw=IMAGE, **how)
 
 
 def test_an_input_of_labels_stays_one(tmp_path):

@@ -66,6 +66,16 @@ WRONG = {
         ["100 MiB", "give the run at least"],
     ),
     "no GPU": (["nuclei", "raw=plane.npy", "out=o", "--device", "gpu"], 4, ["GPU"]),
+    "a unit that is none": (
+        ["nuclei", "raw=plane.npy", "out=o", "--input-unit", "furlong"],
+        1,
+        ["'furlong'", "OME-Zarr", "micrometer"],
+    ),
+    "memory of no GPU": (
+        ["nuclei", "raw=plane.npy", "out=o", "--device", "cpu", "--device-memory", "1GiB"],
+        4,
+        ["--device-memory 1GiB", "kernels run on the cores", "leave it out"],
+    ),
     "an address for out": (
         ["nuclei", "raw=plane.npy", "out=https://h/o"],
         1,

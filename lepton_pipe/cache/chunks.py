@@ -239,7 +239,7 @@ class ChunkCache:
         """Return an array of another process, or decode it; None where one is decoding it."""
         neighbours = self._neighbours
         if neighbours is None:
-            return self._keep(key, self._decoded_now(decode))
+            return self._hold(key, self._decoded_now(decode))
         found = self._found(neighbours, key)
         if found is not None:
             return found
@@ -247,7 +247,7 @@ class ChunkCache:
             if not free:
                 return None
             found = self._found(neighbours, key)  # decoded since it was looked for
-            return self._keep(key, self._decoded_now(decode)) if found is None else found
+            return self._hold(key, self._decoded_now(decode)) if found is None else found
 
     def _found(self, neighbours: Neighbours, key: Hashable) -> Array | None:
         found = neighbours.find(key)
@@ -263,7 +263,7 @@ class ChunkCache:
             self._decoded += value.nbytes
         return value
 
-    def _keep(self, key: Hashable, value: Array) -> Array:
+    def _hold(self, key: Hashable, value: Array) -> Array:
         """Hold an array, if that fits; return it, or what other processes share of it."""
         size, neighbours = memory_of(value), self._neighbours
         if not size <= self._budget:

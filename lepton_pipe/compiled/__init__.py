@@ -1,7 +1,8 @@
 """Loops for the CPU, compiled by Numba: the fast forms of kernels.
 
-Nothing here knows of kernels or blocks. Each function has a simple NumPy, SciPy or scikit-image
-form beside the kernel that calls it, and a property in ``tests/compiled`` that holds the two equal.
+Nothing here knows of kernels or blocks. Each function is held equal to a simple form by a property,
+most of them in ``tests/compiled``: to NumPy, SciPy or scikit-image, as beside the kernel that calls
+it, or to exact fractions.
 Kernels come here through `lepton_pipe.device.loops`, so that Numba is loaded only by processes
 that compute.
 """

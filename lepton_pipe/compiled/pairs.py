@@ -1,4 +1,4 @@
-"""Floats nearest to exact sums, and what they miss: the loops of `merge.pairs.pairs_of`."""
+"""Floats nearest to exact sums, and what they miss: pairs as in `lepton_pipe.merge.pairs`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ def nearest_pairs(limbs: Any, power: int) -> Any:
     Parameters
     ----------
     limbs
-        int64 ``(limb, number)``; limbs are of 32 bits, and not carried.
+        int64 ``(limb, number)``; limbs are of 32 bits and not carried, as in
+        `lepton_pipe.merge.exact`.
     power
         Numbers are in units of two to this power.
 
     Returns
     -------
     array
-        float64 ``(2, number)``.
+        float64 ``(2, number)``: exact where two floats hold the number, and else to some 2**-150 of
+        it. Infinite, and the rest NaN, where a number is beyond float64.
     """
     count, numbers = limbs.shape[0] + 1, limbs.shape[1]
     made = np.empty((2, numbers))
@@ -60,17 +62,18 @@ def _nearest(whole: Any, power: int) -> Any:
     for i in range(whole.size - 1, -1, -1):
         part = math.ldexp(float(whole[i]), 32 * i + power)
         plain += part
-        total, lost = _add(total, part)
-        rest, lost = _add(rest, lost)
+        total, lost = two_sum(total, part)
+        rest, lost = two_sum(rest, lost)
         least += lost
-    rest, least = _add(rest, least)
-    total, lost = _add(total, rest)
-    total, rest = _add(total, lost + least)
+    rest, least = two_sum(rest, least)
+    total, lost = two_sum(total, rest)
+    total, rest = two_sum(total, lost + least)
     return (np.inf, np.nan) if math.isinf(plain) else (total, rest)
 
 
 @jit
-def _add(a: float, b: float) -> Any:
+def two_sum(a: float, b: float) -> Any:
+    """Return the rounded sum of floats, and what rounding took from it."""
     total = a + b
     added = total - a
     return total, (a - (total - added)) + (b - added)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_pipe.compiled import jit
+from lepton_pipe.compiled.pairs import two_sum
 
 PART = 1 << 18
 """Voxels of a part at most: the table of its runs takes up to 12 bytes for each."""
@@ -304,10 +305,10 @@ def _add_floats(flat: Any, length: int, rows: Any, runs: Any, sums: Any) -> None
             total, rest, squares, more, low, high = into
             for x in range(runs[i, 0], runs[i, 1]):
                 value = np.float64(row[x])
-                total, lost = _plus(total, value)
+                total, lost = two_sum(total, value)
                 rest += lost
                 square = value * value
-                squares, lost = _plus(squares, square)
+                squares, lost = two_sum(squares, square)
                 more += lost
                 if wide:
                     more += _square_rest(value, square)
@@ -317,13 +318,6 @@ def _add_floats(flat: Any, length: int, rows: Any, runs: Any, sums: Any) -> None
                 low, high = _extremes(row[runs[i, 0] : runs[i, 1]], into[4], into[5])
             into[0], into[1], into[2], into[3] = total, rest, squares, more
             into[4], into[5] = low, high
-
-
-@jit
-def _plus(a: Any, b: Any) -> Any:
-    total = a + b
-    added = total - a
-    return total, (a - (total - added)) + (b - added)
 
 
 @jit

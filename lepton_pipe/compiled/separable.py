@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lepton_pipe.compiled.strip_rows import ADD, MAXIMUM, MINIMUM, MULTIPLY, SUBTRACT
-from lepton_pipe.compiled.strip_taps import PITCH
+from lepton_pipe.compiled.strip_taps import PITCH, as_taps
 from lepton_pipe.compiled.strips import (
     Before,
     Buffers,
@@ -125,7 +125,7 @@ def separable(
     out = _result(shape, np.dtype(out_dtype or kind), kind, out)
     if block.size == 0 or out.size == 0:
         return out
-    taps = [_taps(w, kind) for w in weights]
+    taps = [as_taps([1.0] if w is None else w, kind) for w in weights]
     outer = [axis for axis in range(block.ndim - 3) if taps[axis].size > 1]
     if not outer:
         _filter_inner(block, taps, out, wanted, before, _counted(tally, block.shape))
@@ -161,15 +161,6 @@ def _ranges(shape: tuple[int, ...], inner: Inner | None) -> Ranges:
 
 def _float(block: Array) -> np.dtype[Any]:
     return np.promote_types(block.dtype, np.float32)
-
-
-def _taps(weights: Sequence[float] | Array | None, kind: np.dtype[Any]) -> Array:
-    exact = np.ones(1) if weights is None else np.asarray(weights, np.float64)
-    taps = exact.astype(kind)
-    # A weight too small for float32 must not become zero: it would make NaN of infinity.
-    lost = (taps == 0) & (exact != 0)
-    taps[lost] = np.copysign(np.finfo(kind).tiny, exact[lost])
-    return taps
 
 
 def _result(

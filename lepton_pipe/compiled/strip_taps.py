@@ -17,6 +17,16 @@ from numba.extending import register_jitable
 PITCH = 560
 
 
+def as_taps(weights: Any, kind: np.dtype[Any]) -> Any:
+    """Return weights as the loops take them, in the dtype of the rows."""
+    exact = np.asarray(weights, np.float64)
+    taps = exact.astype(kind)
+    # A weight too small for float32 must not become zero: it would make NaN of infinity.
+    lost = (taps == 0) & (exact != 0)
+    taps[lost] = np.copysign(np.finfo(kind).tiny, exact[lost])
+    return taps
+
+
 @register_jitable
 def copy_row(target: Any, t: int, source: Any, s: int, n: int) -> None:
     """Copy a row, which may change its dtype."""
@@ -31,7 +41,8 @@ def _set(out: Any, o: int, row: Any, r: int, w: float, n: int) -> None:
 
 
 @register_jitable
-def _add(out: Any, o: int, row: Any, r: int, w: float, n: int) -> None:
+def add_row(out: Any, o: int, row: Any, r: int, w: float, n: int) -> None:
+    """Add a row, weighed, to another."""
     for x in range(n):
         out[np.uintp(o + x)] += w * row[np.uintp(r + x)]
 
@@ -96,7 +107,7 @@ def weigh_rows(out: Any, o: int, rows: Any, r: int, w: Any, count: int, n: int) 
         k += 4
     for j in range(k, w.size):
         for i in range(0, end, PITCH):
-            _add(out, o + i, rows, r + i + j * PITCH, w[j], n)
+            add_row(out, o + i, rows, r + i + j * PITCH, w[j], n)
 
 
 @register_jitable
@@ -116,4 +127,4 @@ def weigh_row(out: Any, o: int, row: Any, r: int, w: Any, n: int) -> None:
         _weigh_taps(out, o, row, r + k, (w[k], w[k + 1], w[k + 2], w[k + 3]), n, False)
         k += 4
     for j in range(k, w.size):
-        _add(out, o, row, r + j, w[j], n)
+        add_row(out, o, row, r + j, w[j], n)

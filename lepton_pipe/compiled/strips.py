@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 
 from lepton_pipe.compiled import jit_borrowing
 from lepton_pipe.compiled.strip_rows import operate, round_row, tally
@@ -32,11 +33,6 @@ def _inlined(function: F) -> F:
     Numba optimises a compiled function again in each that calls it, so there are few levels.
     """
     return cast("F", numba.njit(inline="always")(function))
-
-
-def _leaf(function: F) -> F:
-    """Compile a function to be called by others alone."""
-    return numba.extending.register_jitable(function)
 
 
 class Images(NamedTuple):
@@ -133,7 +129,7 @@ class Buffers(NamedTuple):
     result: Any
 
 
-@_leaf
+@register_jitable
 def _mirrored(i: int, n: int) -> int:
     if i < -n or i >= 2 * n:
         i %= 2 * n
@@ -221,7 +217,7 @@ def _weigh_plane(load: Load, taps: Taps, buffers: Buffers, box: Any, z: int, slo
         weigh_row(buffers.window, (i * slots + slot) * PITCH, buffers.across, r, taps.x, columns)
 
 
-@_leaf
+@register_jitable
 def _copy_slots(window: Any, slots: int, box: Any, source: int, target: int, count: int) -> None:
     """Copy slots of every row's window, in rising order."""
     _, _, rows, columns = box

@@ -7,15 +7,15 @@ of parts are added in double precision, so that rounding does not grow with thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-import numba
 import numpy as np
+from numba.extending import register_jitable
 
 from lepton_pipe.compiled import jit
+from lepton_pipe.compiled.strip_taps import add_row, as_taps
 
-F = TypeVar("F", bound=Callable[..., Any])
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LANES = 256
@@ -46,7 +46,7 @@ def correlate_axis(block: Array, axis: int, weights: Sequence[float] | Array, pa
         out: Array = correlate_axis(block[None], 1, weights, part)[0]
         return out
     kind = np.promote_types(block.dtype, np.float32)
-    taps = _taps(weights, kind)
+    taps = as_taps(weights, kind)
     length = block.shape[axis]
     start, stop, _ = part.indices(length)
     out = np.empty((*block.shape[:axis], stop - start, *block.shape[axis + 1 :]), kind)
@@ -60,15 +60,6 @@ def correlate_axis(block: Array, axis: int, weights: Sequence[float] | Array, pa
             lines = np.ascontiguousarray(source[index][first:last, lanes], kind)
             _weigh_lines(lines, rows - first, taps, target[index][:, lanes])
     return out
-
-
-def _taps(weights: Sequence[float] | Array, kind: np.dtype[Any]) -> Array:
-    exact = np.asarray(weights, np.float64)
-    taps = exact.astype(kind)
-    # A weight too small for float32 must not become zero: it would make NaN of infinity.
-    lost = (taps == 0) & (exact != 0)
-    taps[lost] = np.copysign(np.finfo(kind).tiny, exact[lost])
-    return taps
 
 
 def _mirrored(places: Array, length: int) -> Array:
@@ -94,18 +85,7 @@ def _weigh_lines(lines: Array, rows: Array, taps: Array, out: Array) -> None:
 # Elements are counted in unsigned numbers, for which Numba does not look whether they are negative.
 
 
-def _leaf(function: F) -> F:
-    """Compile a function to be called by others alone."""
-    return numba.extending.register_jitable(function)
-
-
-@_leaf
-def _weigh_row(part: Any, p: int, rows: Any, r: int, w: float, n: int) -> None:
-    for x in range(n):
-        part[np.uintp(p + x)] += w * rows[np.uintp(r + x)]
-
-
-@_leaf
+@register_jitable
 def _weigh_four_rows(part: Any, rows: Any, r: int, w: Any, n: int) -> None:
     """Add several weights to each of four rows: what is read once serves them all."""
     for x in range(n):
@@ -136,6 +116,6 @@ def _add_weighed(rows: Any, taps: Any, total: Any, n: int) -> None:
             k += 8
         for j in range(k, taps.size):
             for q in range(several):
-                _weigh_row(part, q * n, rows, (i + j + q) * n, taps[j], n)
+                add_row(part, q * n, rows, (i + j + q) * n, taps[j], n)
         for x in range(several * n):
             total[np.uintp(i * n + x)] += part[np.uintp(x)]

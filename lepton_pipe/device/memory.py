@@ -43,12 +43,6 @@ class _RmmPool:
         found = -1 if self._limited is None else int(self._limited.get_allocation_limit())
         return found if found < _NO_LIMIT else 0
 
-    def used_bytes(self) -> int:
-        """Return the bytes that arrays hold."""
-        return 0 if self._limited is None else int(self._limited.get_allocated_bytes())
-
-    total_bytes = used_bytes
-
 
 def _memory_of(rmm: Any) -> Any:
     """Return the memory that was set up in this process, or else CUDA's own pool."""
@@ -103,10 +97,3 @@ def free_pool() -> None:
     free_models_memory()
     # CuPy's has what was taken before RMM; RMM's own memory gives back what is asked for elsewhere.
     _cupy().get_default_memory_pool().free_all_blocks()
-
-
-def pool_bytes() -> tuple[int, int]:
-    """Return what arrays of this process hold on the device, and what its pool holds in all."""
-    with _limiting:
-        pool = _pool()
-    return int(pool.used_bytes()), int(pool.total_bytes())

@@ -83,6 +83,8 @@ def difference_of_gaussians(
 ) -> Any:
     """Keep structures between two widths: the image smoothed a little minus smoothed much.
 
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
+
     Parameters
     ----------
     image
@@ -152,6 +154,8 @@ def gradient_magnitude(
 ) -> Any:
     """Measure how steep the image is, after smoothing with a gaussian.
 
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
+
     Parameters
     ----------
     image
@@ -219,6 +223,8 @@ def sobel(image: Any, *, place: Place) -> Any:
     with weights 1/4, 1/2, 1/4. The result is the root of the mean square over the axes, in the
     image's own units: a ramp that rises by 1 per voxel along every axis gives 2.
 
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
+
     Parameters
     ----------
     image
@@ -258,6 +264,8 @@ def _laplace_cost(image: ImageType, grid: Grid) -> float:
 )
 def laplace(image: Any, *, place: Place) -> Any:
     """Sum the second differences along the spatial axes.
+
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
 
     Parameters
     ----------

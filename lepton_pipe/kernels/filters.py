@@ -24,7 +24,13 @@ from lepton_pipe.kernels.weights import (
     gaussian_taps,
     gaussian_weights,
 )
-from lepton_pipe.kernels.windows import PerAxis, Sizes, per_axis_numbers, per_axis_sizes
+from lepton_pipe.kernels.windows import (
+    PerAxis,
+    Sizes,
+    check_size,
+    per_axis_numbers,
+    per_axis_sizes,
+)
 from lepton_pipe.spec import Absorbing, Around, ImageType, Place, kernel
 
 # -- gaussians ------------------------------------------------------------------------------
@@ -92,6 +98,8 @@ def _gaussian_around(
 def gaussian(image: Any, sigma: PerAxis = 1.0, *, truncate: float = 4.0, place: Place) -> Any:
     """Smooth with a gaussian.
 
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
+
     Parameters
     ----------
     image
@@ -131,10 +139,6 @@ def _uniform_scratch(image: ImageType, grid: Grid, size: Sizes) -> float:
     return correlation_scratch(image, box_taps(grid, per_axis_sizes(grid, size)))
 
 
-def _check_size(grid: Grid, size: Sizes) -> None:
-    per_axis_sizes(grid, size)
-
-
 def _uniform_weights(grid: Grid, size: Sizes) -> list[Any]:
     return [box_weights(k, n) for k, n in zip(per_axis_sizes(grid, size), grid.shape, strict=True)]
 
@@ -154,11 +158,13 @@ def _uniform_around(image: Any, size: Sizes, *, place: Place, around: Around) ->
     scratch=_uniform_scratch,
     device_scratch=correlation_device_scratch(1),
     cost=_uniform_cost,
-    check=_check_size,
+    check=check_size,
     absorb=Absorbing(_uniform_fits_around, _uniform_around),
 )
 def uniform(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Average over a box.
+
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
 
     Parameters
     ----------

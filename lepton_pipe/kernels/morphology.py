@@ -109,6 +109,8 @@ def erosion(
 ) -> Any:
     """Shrink what is bright: the smallest value in a window.
 
+    Voxels beyond the edge of the image are left out of the window: they never win.
+
     Parameters
     ----------
     image
@@ -153,6 +155,8 @@ def dilation(
 ) -> Any:
     """Grow what is bright: the largest value in a window.
 
+    Voxels beyond the edge of the image are left out of the window: they never win.
+
     Parameters
     ----------
     image
@@ -179,7 +183,8 @@ def dilation(
     return _dilate(image, over)
 
 
-@kernel(
+# An erosion and a dilation, one after the other.
+_done_twice = kernel(
     depth=_both_depths,
     kind="same",
     scratch=_twice_scratch,
@@ -187,6 +192,9 @@ def dilation(
     cost=_twice_cost,
     check=_check,
 )
+
+
+@_done_twice
 def opening(
     image: Any,
     size: Sizes | None = None,
@@ -196,6 +204,8 @@ def opening(
     place: Place,
 ) -> Any:
     """Remove bright structures that the window does not fit into.
+
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
 
     Parameters
     ----------
@@ -223,14 +233,7 @@ def opening(
     return _dilate(_erode(image, over), over)
 
 
-@kernel(
-    depth=_both_depths,
-    kind="same",
-    scratch=_twice_scratch,
-    device_scratch=_device_scratch,
-    cost=_twice_cost,
-    check=_check,
-)
+@_done_twice
 def closing(
     image: Any,
     size: Sizes | None = None,
@@ -240,6 +243,8 @@ def closing(
     place: Place,
 ) -> Any:
     """Fill dark structures that the window does not fit into.
+
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
 
     Parameters
     ----------
@@ -267,14 +272,7 @@ def closing(
     return _erode(_dilate(image, over), over)
 
 
-@kernel(
-    depth=_both_depths,
-    kind="same",
-    scratch=_twice_scratch,
-    device_scratch=_device_scratch,
-    cost=_twice_cost,
-    check=_check,
-)
+@_done_twice
 def white_tophat(
     image: Any,
     size: Sizes | None = None,
@@ -284,6 +282,8 @@ def white_tophat(
     place: Place,
 ) -> Any:
     """Keep bright structures that the window does not fit into.
+
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
 
     Parameters
     ----------
@@ -311,14 +311,7 @@ def white_tophat(
     return _minus(image, _dilate(_erode(image, over), over))
 
 
-@kernel(
-    depth=_both_depths,
-    kind="same",
-    scratch=_twice_scratch,
-    device_scratch=_device_scratch,
-    cost=_twice_cost,
-    check=_check,
-)
+@_done_twice
 def black_tophat(
     image: Any,
     size: Sizes | None = None,
@@ -328,6 +321,8 @@ def black_tophat(
     place: Place,
 ) -> Any:
     """Keep dark structures that the window does not fit into.
+
+    Voxels beyond the edge of the image are left out of the window, in erosion and dilation alike.
 
     Parameters
     ----------

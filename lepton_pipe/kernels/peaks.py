@@ -221,7 +221,8 @@ def find_peaks(
     as higher. So two peaks are never closer than `min_distance` (along at least one axis they are
     further apart), and a plateau gives one peak, its first voxel, unless its shape has several
     voxels with no other of it earlier in their boxes. Of a chain of equal maxima, each within
-    reach of the one before, only the first is a peak: smooth an image that is saturated.
+    reach of the one before, only the first is a peak: smooth an image that is saturated. Voxels
+    beyond the edge of the image are left out of the box: a voxel at the edge can be a peak.
 
     Parameters
     ----------

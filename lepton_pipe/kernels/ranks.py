@@ -13,6 +13,7 @@ from lepton_pipe.kernels.windows import (
     PerAxis,
     Sizes,
     Window,
+    check_size,
     extreme,
     extreme_device_bytes,
     is_shared,
@@ -36,24 +37,25 @@ def _box(grid: Grid, size: Sizes) -> Window:
     return Window(per_axis_sizes(grid, size)).within(grid)
 
 
-def _check_size(grid: Grid, size: Sizes) -> None:
-    per_axis_sizes(grid, size)
-
-
 def _device_scratch(grid: Grid, image: ImageType, size: Sizes) -> float:
     return extreme_device_bytes(Window(per_axis_sizes(grid, size)), image)
 
 
-@kernel(
+_extreme_of_box = kernel(
     depth=_size_depth,
     kind="same",
     scratch=item_bytes(0.6),
     device_scratch=_device_scratch,
     cost=lambda image: 0.5 * image.dtype.itemsize,
-    check=_check_size,
+    check=check_size,
 )
+
+
+@_extreme_of_box
 def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the smallest value in a box.
+
+    Voxels beyond the edge of the image are left out of the box, as if it were mirrored there.
 
     Parameters
     ----------
@@ -76,16 +78,11 @@ def minimum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     return extreme(image, _box(place.grid, size), np.minimum)
 
 
-@kernel(
-    depth=_size_depth,
-    kind="same",
-    scratch=item_bytes(0.6),
-    device_scratch=_device_scratch,
-    cost=lambda image: 0.5 * image.dtype.itemsize,
-    check=_check_size,
-)
+@_extreme_of_box
 def maximum(image: Any, size: Sizes = 3, *, place: Place) -> Any:
     """Take the largest value in a box.
+
+    Voxels beyond the edge of the image are left out of the box, as if it were mirrored there.
 
     Parameters
     ----------
@@ -165,6 +162,8 @@ def median(
     place: Place,
 ) -> Any:
     """Take the middle value in a window; of an even number of voxels, the upper of the two.
+
+    At its edges the image is mirrored: ``d c b a | a b c d | d c b a``.
 
     Parameters
     ----------

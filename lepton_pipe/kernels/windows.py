@@ -29,31 +29,34 @@ def _is_number(value: Any, family: type) -> bool:
     return isinstance(value, family) and not isinstance(value, bool)
 
 
-def per_axis_numbers(
-    grid: Grid, value: Any, name: str, *, elsewhere: float = 0.0, least: float = 0.0
-) -> tuple[float, ...]:
-    """Spread a parameter over the axes and hold every entry to be a number >= `least`.
+def per_axis_numbers(grid: Grid, value: Any, name: str) -> tuple[float, ...]:
+    """Spread a parameter over the axes, 0 elsewhere, and hold every entry to be a number >= 0.
 
     Raises
     ------
     ValueError
-        When an entry is no number, NaN, infinite or below `least`.
+        When an entry is no number, NaN, infinite or below 0.
     UsageError
         When the number of entries does not fit the axes.
     """
-    entries = grid.per_axis(value, name, elsewhere=elsewhere)
+    entries = grid.per_axis(value, name, elsewhere=0.0)
     for entry in entries:
         if not _is_number(entry, Real):
             raise ValueError(
                 f"{name}={value!r} is not known before the run, or no number: how far a kernel "
                 "looks must be known when the plan is made; give numbers, in voxels"
             )
-        if not least <= entry < float("inf"):
+        if not 0 <= entry < float("inf"):
             raise ValueError(
-                f"{name}={value!r} must be at least {least:g} and finite: it is a width in "
+                f"{name}={value!r} must be at least 0 and finite: it is a width in "
                 "voxels; correct it, or leave the kernel out where nothing should be done"
             )
     return tuple(float(e) for e in entries)
+
+
+def check_size(grid: Grid, size: Sizes) -> None:
+    """Raise where a window of that size makes no sense, as `per_axis_sizes` does."""
+    per_axis_sizes(grid, size)
 
 
 def per_axis_sizes(grid: Grid, size: Any, name: str = "size") -> tuple[int, ...]:

@@ -20,11 +20,11 @@ from typing import NamedTuple
 from lepton_pipe.errors import DamagedError, RunError, WriteError
 from lepton_pipe.ledger.receipts import Receipt, Unit, decode, encode, is_whole
 from lepton_pipe.ledger.records import Records
-from lepton_pipe.store.durable import sync_path
 
 __all__ = ["Entry", "Journal", "Place", "Receipt", "Unit", "append"]
 
 _SUFFIX = ".log"
+_APPEND = os.O_WRONLY | os.O_APPEND
 _OPEN_FILES = 8
 """Files that a thread keeps open, one for each stage that it works on."""
 
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 # -- writing --------------------------------------------------------------------------------
 
 
-def append(folder: Path, receipt: Receipt, *, sync: bool = False) -> None:
+def append(folder: Path, receipt: Receipt, *, elsewhere: bool = False) -> None:
     """Add a receipt to the journal in `folder`, which is made where it and the one above it lack.
 
     When this returns the receipt survives the end of this process; what a kill leaves of it
@@ -63,8 +63,8 @@ def append(folder: Path, receipt: Receipt, *, sync: bool = False) -> None:
 
     Parameters
     ----------
-    sync
-        Return when it also survives a power cut, and other hosts see it.
+    elsewhere
+        Whether it is read on another host: a network file system shows there what was closed.
 
     Raises
     ------
@@ -75,8 +75,8 @@ def append(folder: Path, receipt: Receipt, *, sync: bool = False) -> None:
     file = _file_of(folder)
     try:
         file.write(record)
-        if sync:
-            file.sync()
+        if elsewhere:
+            file.close()
     except OSError as error:
         _forget(folder)
         raise WriteError.of(f"{file.path}: cannot note that a block is done", error) from error
@@ -88,10 +88,8 @@ class _File:
     def __init__(self, folder: Path) -> None:
         name = f"{_host()}-{os.getpid()}-{threading.get_native_id()}-{os.urandom(6).hex()}{_SUFFIX}"
         self.path = folder / name
-        self._new = True
         self._size = 0
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self._descriptor = os.open(self.path, flags, 0o600)
+        self._descriptor = os.open(self.path, _APPEND | os.O_CREAT | os.O_EXCL, 0o600)
         self._process = os.getpid()
         self._identity = self._identify(os.fstat(self._descriptor))
 
@@ -111,6 +109,8 @@ class _File:
         return self._process == os.getpid() and self._identify(status) == self._identity
 
     def write(self, record: bytes) -> None:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.path, _APPEND)
         written = os.write(self._descriptor, record)
         if written != len(record):
             # What there was room for must not stand before the next record.
@@ -118,17 +118,14 @@ class _File:
             raise OSError(f"{written} of {len(record)} bytes could be written; is the disk full?")
         self._size += written
 
-    def sync(self) -> None:
-        os.fsync(self._descriptor)
-        if self._new:
-            for folder in (self.path.parent, self.path.parent.parent):
-                sync_path(folder)
-            self._new = False
+    def close(self) -> None:
+        """Close it until the next record."""
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
     def __del__(self) -> None:
-        descriptor = self.__dict__.pop("_descriptor", None)
-        if descriptor is not None:
-            os.close(descriptor)
+        if self.__dict__.get("_descriptor", -1) >= 0:
+            self.close()
 
 
 _own = threading.local()

@@ -18,10 +18,10 @@ import stat
 import sys
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from lepton_pipe.errors import LockedError, RefusedError, without_secrets
@@ -31,6 +31,8 @@ _PATIENCE = 0.3
 """Seconds in which a lock is tried: who looks at it (`holder`) has it for microseconds."""
 _ABSENT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 """What a file system without locks answers."""
+_CLAIM = "00000000"
+"""Ends the name of the claim: as the names of passing files end, which `clean` removes."""
 _LONGEST = 4096
 _SAME_START = 2.0
 """Seconds by which two readings of one process' start differ at most."""
@@ -94,12 +96,7 @@ class OutputLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def acquire(self) -> None:
@@ -302,58 +299,74 @@ def _printable(text: object) -> str:
 
 
 def _take_by_name(out: Path, path: Path) -> int | None:
-    """Take the lock by making its file, which one process alone can.
+    """Take the lock by putting a file with our name in its place.
 
-    A file that names a process of this host that is gone is taken over. One that names another
-    host is believed, since that cannot be looked up.
+    A file that names a process of this host that is gone is replaced. One that names another host
+    is believed, since that cannot be looked up. Nobody looks and replaces but who has the claim,
+    which is a file that one process alone can make: so a live lock is never taken for the dead one
+    that lay there a moment before.
 
     Returns
     -------
     int or None
         The open lock file; None when somebody else came first and it is worth another look.
     """
-    said = _content(path)
-    if lives(said):
-        raise LockedError(_refusal(out, parsed(said)))
-    _take_away(path)
+    _refuse_live(out, path)
     mine = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(mine, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    taken = False
     try:
         os.pwrite(descriptor, myself(), 0)
-        os.link(mine, path)
-    except FileExistsError:
-        os.close(descriptor)
-        return None
+        with _claim(mine, path) as claimed:
+            if claimed:
+                _refuse_live(out, path)
+                mine.replace(path)
+                taken = True
     except OSError as error:
-        os.close(descriptor)
+        if not _content(path):  # nobody can have it: it was made to look for locks
+            path.unlink(missing_ok=True)
         raise RefusedError(
             f"{path.parent} is on a file system that has neither locks nor hard links "
             f"({error.strerror}), so two runs could not be kept apart; choose an out= elsewhere"
         ) from error
     finally:
         mine.unlink(missing_ok=True)
-    # Somebody who took a live lock for a dead one puts it back within this time.
-    time.sleep(_PATIENCE / 5)
-    if _is_at(descriptor, path):
-        return descriptor
-    os.close(descriptor)
-    return None
+        if not taken:
+            os.close(descriptor)
+    return descriptor if taken else None
 
 
-def _take_away(path: Path) -> None:
-    """Remove a lock file that names no live process; put back one that was made meanwhile.
+def _refuse_live(out: Path, path: Path) -> None:
+    """Raise `LockedError` if a lock file names a process that may be alive."""
+    said = _content(path)
+    if lives(said):
+        raise LockedError(_refusal(out, parsed(said)))
 
-    One that names nobody is never put back: it could take the place of one that has a holder.
+
+@contextmanager
+def _claim(mine: Path, path: Path) -> Iterator[bool]:
+    """Have the right to replace a lock file in the body, if nobody has; it is held for moments.
+
+    The claim of a process that died in the body is removed, for the next look.
+
+    Parameters
+    ----------
+    mine
+        A file that names this process.
     """
-    tomb = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    claim = path.with_name(f"{path.name}.{_CLAIM}")
     try:
-        path.rename(tomb)
-    except FileNotFoundError:
+        os.link(mine, claim)
+    except FileExistsError:
+        said = _content(claim)
+        if said and not lives(said):
+            claim.unlink(missing_ok=True)
+        yield False
         return
-    if lives(_content(tomb)):
-        tomb.rename(path)
-    else:
-        tomb.unlink(missing_ok=True)
+    try:
+        yield True
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def _content(path: Path) -> bytes:

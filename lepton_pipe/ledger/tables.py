@@ -68,7 +68,7 @@ def as_json(value: Any) -> str:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection, *, durable: bool = False) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection, *, durable: bool) -> Iterator[None]:
     """Commit what is done in the body, all of it or nothing.
 
     Parameters

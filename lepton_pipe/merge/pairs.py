@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_pipe.merge.exact import carry
-
 Floats = NDArray[np.float64]
 _HALF = 2.0**27 + 1
 """Splits a float64 into two of 26 bits, whose products are exact."""
@@ -64,44 +62,6 @@ def reduceat(totals: Floats, rests: Floats, at: NDArray[np.intp]) -> tuple[Float
             totals[into], lost = add(totals[into], totals[into + step])
             rests[into] += rests[into + step] + lost
         step *= 2
-
-
-def pairs_of(limbs: list[NDArray[np.int64]], power: int) -> tuple[Floats, Floats]:
-    """Return the float nearest to each number, and the one nearest to what is missing.
-
-    Parameters
-    ----------
-    limbs
-        Of the numbers, of 32 bits and not carried, as in `lepton_pipe.merge.exact`.
-    power
-        Numbers are in units of two to this power.
-
-    Returns
-    -------
-    total, rest
-        Exact where two floats hold the number, and else to some 2**-150 of it. Infinite, and the
-        rest NaN, where a number is beyond float64.
-    """
-    count = len(limbs) + 1
-    whole = carry(limbs, count)
-    negative = whole[-1] < 0
-    whole = carry([np.where(negative, -limb, limb) for limb in whole], count)
-    total, rest, least = np.zeros((3, negative.size))
-    plain = np.zeros(negative.size)
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        for i in reversed(range(count)):
-            part = np.ldexp(whole[i].astype(np.float64), 32 * i + power)
-            plain += part
-            total, lost = add(total, part)
-            rest, lost = add(rest, lost)
-            least += lost
-        rest, least = add(rest, least)
-        total, lost = add(total, rest)
-        total, rest = add(total, lost + least)
-    beyond = np.isinf(plain)
-    total, rest = np.where(beyond, np.inf, total), np.where(beyond, np.nan, rest)
-    sign = np.where(negative, -1.0, 1.0)
-    return sign * total, sign * rest
 
 
 def rounded(total: Floats, rest: Floats) -> tuple[Floats, Floats]:

@@ -24,6 +24,11 @@ def level_step(step: str, level: int) -> str:
     return step if level == 0 else f"{step}@{level}"
 
 
+def is_scale_level(step: str) -> bool:
+    """Tell whether a step makes a scale level: it shows what the full resolution holds."""
+    return "@" in step
+
+
 @dataclass(frozen=True, slots=True)
 class InputInfo:
     """What planning needs to know of an input: its type, storage chunk and where it is.
@@ -167,10 +172,12 @@ class Stage:
 
     Attributes
     ----------
+    index
+        Its number among the stages of the plan.
     name
         Words of the pipeline, for the dashboard: the kernels of the stage.
-    grid
-        What the blocks tile.
+    grid, block
+        What the blocks tile, and how long they are along each axis, in voxels.
     reads
         Images that a task reads.
     steps
@@ -181,6 +188,8 @@ class Stage:
         Results that a task writes.
     values
         Values that must be known before the stage starts.
+    sweep
+        How it folds slabs, where it does; see `Sweep`.
     slots
         Blocks computed at once over all workers.
     lanes
@@ -200,6 +209,8 @@ class Stage:
         Bytes for the packed chunks of intermediate images that stay in memory while it runs.
     counts
         Those of the steps whose losses are counted; see `lepton_pipe.plan.counted`.
+    estimate
+        What a block takes, and what all of them read, write and take.
     """
 
     index: int

@@ -27,7 +27,7 @@ def cut_notes(plan: Plan) -> list[str]:
 
 
 def _notes(spec: Spec, stage: Stage) -> Iterator[str]:
-    for step in (spec[s.partition("@")[0]] for s in stage.steps):
+    for step in (spec[s] for s in stage.steps):
         kernel, cut = step.kernel, ", ".join(_cut(stage, step))
         if cut and kernel is not None and _is_own(kernel) and _has_one_depth(spec, step, kernel):
             yield (

@@ -48,12 +48,14 @@ ALONE_BYTES = 355 * MIB
 CONTEXT_BYTES = 500 * MIB
 # Time of kernels on a GPU as a share of that on a core; nominal, nothing is learned of GPUs.
 TIME_ON_DEVICE = 1 / 30
+# What OME-Zarr can hold.
+_STORABLE = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
 
 
-class _Stored(NamedTuple):
-    """What was asked for: chunk lengths of outputs by axis name, most scale levels; where to keep.
+class _Wanted(NamedTuple):
+    """What was asked for: chunk lengths of outputs by axis name, and scale levels at most.
 
-    The last is for what lies between stages.
+    ``keep`` says where what lies between stages is kept.
     """
 
     chunks: Mapping[str, int] | None
@@ -122,9 +124,9 @@ def make_plan(
 
     def make(**given: int) -> Plan:
         here = replace(resources, **given)  # type: ignore[arg-type]  # numbers, as they are there
-        stored = _Stored(chunks, levels, keep)
+        wanted = _Wanted(chunks, levels, keep)
         return _plan_in_parts(
-            lambda some: _plan(costed, inputs, here, tiling, rates, stored, some),
+            lambda some: _plan(costed, inputs, here, tiling, rates, wanted, some),
             first_parts(spec, parts),
         )
 
@@ -197,7 +199,7 @@ def _plan(
     resources: Resources,
     tiling: Mapping[str, int] | None,
     rates: Rates,
-    wanted: _Stored,
+    wanted: _Wanted,
     parts: Parts,
 ) -> Plan:
     _refuse_tiny_memory(resources)
@@ -250,9 +252,6 @@ def _refuse_dtypes(spec: Spec) -> None:
             )
 
 
-_STORABLE = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
-
-
 def _refuse_tiny_memory(resources: Resources) -> None:
     if resources.memory <= baseline(resources):
         raise MemoryRefusedError(
@@ -261,7 +260,7 @@ def _refuse_tiny_memory(resources: Resources) -> None:
         )
 
 
-def with_scale_levels(spec: Spec, most: int | None = None) -> Spec:
+def with_scale_levels(spec: Spec, most: int | None) -> Spec:
     """Add the steps that make the scale levels of every output image: ``labels@1`` and so on.
 
     Parameters
@@ -292,7 +291,7 @@ def _stored_arrays(
     stored: set[str],
     inputs: Mapping[str, InputInfo],
     tiling: Mapping[str, int] | None,
-    wanted: _Stored,
+    wanted: _Wanted,
     beside: Collection[str],
 ) -> dict[str, StoredArray]:
     """Decide where each stored step goes: outputs under their own name, the rest in scratch.

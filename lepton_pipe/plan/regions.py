@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lepton_pipe.geometry import Depth, Grid, Region
-from lepton_pipe.plan.model import Stage, Write
+from lepton_pipe.plan.model import Stage, Write, is_scale_level
 from lepton_pipe.spec import ImageType, Place, Ref, Spec, Step
 from lepton_pipe.spec.rules import call_rule
 
@@ -141,7 +141,7 @@ def accumulated_depth(spec: Spec, stage: Stage) -> Depth:
     reach: dict[str, list[tuple[int, int]]] = {}
     for step_id in reversed(stage.steps):
         step = spec[step_id]
-        if "@" in step_id or len(step.depth) != stage.grid.ndim:
+        if is_scale_level(step_id) or len(step.depth) != stage.grid.ndim:
             continue
         after = reach.get(step_id, [(0, 0)] * stage.grid.ndim)
         mine = [(a + c, b + d) for (a, b), (c, d) in zip(after, step.depth, strict=True)]

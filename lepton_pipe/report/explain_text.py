@@ -10,6 +10,7 @@ from math import prod
 from lepton_pipe.plan import NOMINAL, Plan, Rates, Stage
 from lepton_pipe.plan.absorb import absorbing_groups
 from lepton_pipe.plan.estimate import Shape, Work
+from lepton_pipe.plan.model import is_scale_level
 from lepton_pipe.plan.rates import measured_name, measured_step
 from lepton_pipe.plan.shape import MAX_BLOCK_VOXELS
 from lepton_pipe.report.plan_text import WIDTH, by, count, size
@@ -159,7 +160,7 @@ def _costs(plan: Plan, rates: Rates) -> list[str]:
         step, key = measured_step(spec, measured_name(steps))
         if step.kernel is None or not step.cost:
             continue
-        name = step.kernel.name if "@" in step.id else "+".join(steps)
+        name = step.kernel.name if is_scale_level(step.id) else "+".join(steps)
         measured = "*" if key in rates.factors else ""
         told[name] = f"{name} {rates.cost(spec, steps):.1f}{measured}"
     return list(told.values())

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lepton_pipe.geometry import Depth
 from lepton_pipe.plan import Plan, Stage, StoredArray, why_no_cluster
+from lepton_pipe.plan.model import is_scale_level
 from lepton_pipe.plan.regions import accumulated_depth
 from lepton_pipe.plan.stages import alike
 
@@ -82,8 +83,8 @@ def _stage_table(plan: Plan) -> Table:
 
 
 def _kernels(stage: Stage) -> list[str]:
-    words = list(alike(s for s in stage.steps if "@" not in s))
-    levels = [s for s in stage.steps if "@" in s]
+    words = list(alike(s for s in stage.steps if not is_scale_level(s)))
+    levels = [s for s in stage.steps if is_scale_level(s)]
     if levels:
         words.append(f"+{count(len(levels), 'scale level')}")
     return words or ["copy"]

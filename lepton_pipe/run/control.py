@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from queue import Empty
-from types import TracebackType
 from typing import Any
 
 from distributed import Client, Future
@@ -39,12 +38,7 @@ class News:
         self._client.subscribe_topic(self._TOPIC, self._heard)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.unsubscribe_topic(self._TOPIC)
 
     def _heard(self, event: tuple[float, Any]) -> None:

@@ -110,6 +110,11 @@ class Work:
 class Executor(Protocol):
     """Runs the blocks of a stage and folds what all of them return."""
 
+    @property
+    def patience(self) -> float:
+        """Seconds until all that blocks have noted is seen here."""
+        ...
+
     def run(self, work: Work) -> BlockResult:
         """Run the blocks that are not done, and return the fold of all."""
         ...
@@ -121,6 +126,8 @@ class Executor(Protocol):
 
 class _InProcess:
     """What the ways to run blocks in this process have in common."""
+
+    patience = 0.0
 
     @staticmethod
     def held(files: Sequence[str]) -> Mapping[str, tuple[int, int]]:

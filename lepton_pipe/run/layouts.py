@@ -53,7 +53,9 @@ def _described(array: StoredArray, path: Path) -> list[list[int] | None]:
 
 def _create(array: StoredArray, path: Path, codecs: Mapping[int, Sequence[Any]]) -> None:
     if array.output:
-        create_image(path, array.name, array.type, array.levels, codecs=codecs)
+        # The folder that it lies in is no part of what it is: that of a variant says the values.
+        name = array.name.rpartition("/")[2]
+        create_image(path, name, array.type, array.levels, codecs=codecs)
     else:
         path.parent.mkdir(exist_ok=True)
         create_scratch(path, array.type, array.levels[0].chunks)

@@ -10,6 +10,8 @@ import psutil
 
 from lepton_pipe.device.memory import free_bytes
 from lepton_pipe.heap import ENVIRONMENT
+from lepton_pipe.plan import Plan
+from lepton_pipe.report.plan_text import size
 
 PROCESS_ENVIRONMENT = {
     **ENVIRONMENT,
@@ -41,14 +43,24 @@ def cores() -> int:
     return available
 
 
+def total_memory() -> int:
+    """Return the bytes that this machine has, within the limit of the cgroup."""
+    total, limit = psutil.virtual_memory().total, _memory_limit()
+    return total if limit is None else min(total, limit)
+
+
 def free_memory() -> int:
     """Return the bytes that are free on this machine, within the limit of the cgroup."""
-    free = psutil.virtual_memory().available
-    limit = _read(_CGROUP / "memory.max").strip()
-    if limit.isdigit():
+    free, limit = psutil.virtual_memory().available, _memory_limit()
+    if limit is not None:
         used = _read(_CGROUP / "memory.current").strip()
-        free = min(free, int(limit) - (int(used) if used.isdigit() else 0))
+        free = min(free, limit - (int(used) if used.isdigit() else 0))
     return free
+
+
+def _memory_limit() -> int | None:
+    limit = _read(_CGROUP / "memory.max").strip()
+    return int(limit) if limit.isdigit() else None
 
 
 def default_memory() -> int:
@@ -85,6 +97,37 @@ def this_machine(workers: int | None = None, threads: int | None = None) -> Size
     if workers is None:
         workers = max(1, n // threads) if threads else -(-n // THREADS_PER_WORKER)
     return Size(default_memory(), workers, threads or max(1, n // workers))
+
+
+def beyond_notes(plan: Plan, *, counts_given: bool, memory_given: bool) -> list[str]:
+    """Return a note for each thing of which a run on this machine was given more than there is.
+
+    Parameters
+    ----------
+    counts_given, memory_given
+        Whether workers or threads, and memory, are what the user asked for.
+    """
+    notes, r = [], plan.resources
+    if counts_given and r.slots > (n := cores()):
+        what = f"{r.threads} threads" if r.in_process else f"{r.workers} x {r.threads} threads"
+        notes.append(
+            f"{what} are more than the {n} cores that may be used here: they wait for each other, "
+            f"and each takes memory for a block of its own; give {n} in all, or leave them out"
+        )
+    total, free = total_memory(), free_memory()
+    if memory_given and (r.memory > total or plan.peak_bytes > free):
+        what = "this plan fits all the same, but one that does not would not be refused"
+        if plan.peak_bytes > free:
+            what = (
+                f"the plan may take {size(plan.peak_bytes)}, and the system then swaps, or ends "
+                "processes of the run"
+            )
+        notes.append(
+            f"{size(r.memory)} of memory are more than is here ({size(free)} free of "
+            f"{size(total)}): {what}; give at most {size(free)}, or leave it out for "
+            f"{100 * MEMORY_SHARE:.0f} % of what is free"
+        )
+    return notes
 
 
 def _read(path: Path) -> str:

@@ -20,6 +20,9 @@ from lepton_pipe.run.workers import Workers
 from lepton_pipe.store.held import sums
 from lepton_pipe.worker import BlockResult
 
+# For so long a network file system may not see the files that another machine has made.
+_NOTED_SECONDS = 60.0
+
 
 class DaskExecutor:
     """Runs blocks on a Dask cluster, a bounded number at once.
@@ -38,7 +41,9 @@ class DaskExecutor:
     stall
         Seconds for which nothing may move; `STALL_SECONDS` by default.
     neighbours
-        Folder by which workers share decoded chunks, where they are on one machine.
+        Folder by which workers share what they keep, where they are on one machine.
+    elsewhere
+        Whether workers may be on other machines.
     """
 
     def __init__(
@@ -49,13 +54,21 @@ class DaskExecutor:
         notes: Path | None = None,
         stall: float | None = None,
         neighbours: Path | None = None,
+        *,
+        elsewhere: bool = False,
     ) -> None:
         self._client = client
         self._threads = threads
         self._token = token
         self._notes = notes
         self._neighbours = neighbours
+        self._elsewhere = elsewhere
         self._stall = STALL_SECONDS if stall is None else stall
+
+    @property
+    def patience(self) -> float:
+        """Seconds until all that blocks have noted is seen here."""
+        return _NOTED_SECONDS if self._elsewhere else 0.0
 
     def held(self, files: Sequence[str]) -> Mapping[str, tuple[int, int]]:
         """Return size and sum of those of some files that a worker keeps in memory instead."""
@@ -73,7 +86,12 @@ class DaskExecutor:
         StalledError
             When nothing moved any more; says what was waited for.
         """
-        program = replace(work.program, notes=self._notes, neighbours=self._neighbours)
+        program = replace(
+            work.program,
+            notes=self._notes,
+            neighbours=self._neighbours,
+            elsewhere=self._elsewhere,
+        )
         work = replace(work, program=program)
         graph = StageGraph.of(work.program, work.parts, self._token)
         fold = TreeFold(work.combine, graph.groups)

@@ -81,9 +81,12 @@ def executor_of(
         watcher.say(f"dashboard: {link if scheduler else page_at(link)}")
         threads = sum(client.nthreads().values())
         notes = _emptied(staging.path / _NOTES)
-        shared = scheduler is None and plan.resources.workers > 1 and neighbours.AVAILABLE
+        elsewhere = scheduler is not None
+        shared = not elsewhere and plan.resources.workers > 1 and neighbours.AVAILABLE
         folder = _emptied(staging.path / _WORKERS / _CHUNKS) if shared else None
-        yield DaskExecutor(client, threads, staging.token, notes, stall, folder)
+        yield DaskExecutor(
+            client, threads, staging.token, notes, stall, folder, elsewhere=elsewhere
+        )
 
 
 def folder_of(staging: AnyStaging) -> str:

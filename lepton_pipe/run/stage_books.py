@@ -63,7 +63,7 @@ class StageBooks:
 
     # -- what was done before ---------------------------------------------------------------
 
-    def find_done(self, *, distrust: bool = False) -> None:
+    def find_done(self, *, distrust: bool) -> None:
         """Find the blocks that were done for the keys they have now, and whose files are there.
 
         Files that a power cut may have taken are read and compared; of others the size is.
@@ -272,16 +272,28 @@ class StageBooks:
             self._noted[blocks] = True
             self._silent[blocks] = [e.place is None for e in known]
 
-    def refuse_missing(self) -> None:
+    def _recorded(self) -> int:
+        """Return how many blocks are known to be done."""
+        self.take_over()
+        return self._ledger.counts(self.stage.index).recorded
+
+    def refuse_missing(self, patience: float = 0.0) -> None:
         """Raise if a block of the stage is not known to be done: nothing unwritten is published.
+
+        Parameters
+        ----------
+        patience
+            Seconds to wait for those that are missing.
 
         Raises
         ------
         RunError
             When one is missing.
         """
-        self.take_over()
-        counted = self._ledger.counts(self.stage.index).recorded
+        counted, deadline = self._recorded(), time.monotonic() + patience
+        while counted != len(self.keys) and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+            counted = self._recorded()
         if counted != len(self.keys):
             raise RunError(
                 f"stage {self.stage.name}: {counted} of {len(self.keys)} blocks are known to be "

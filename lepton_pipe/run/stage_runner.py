@@ -92,7 +92,7 @@ class StageRunner:
             self._say(f"{stage.name}: {books.done} of {of} {be(books.done)} done")
         self.board.begin(stage.index, books.ended)
         result = self.again.run(stage)
-        books.refuse_missing()
+        books.refuse_missing(self.executor.patience)
         if result.lack is not None:
             self._go_past(stage, result.lack)
         take_in(self.spec, stage, result.partials, self.values, str(self.staging.out))

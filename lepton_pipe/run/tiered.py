@@ -59,7 +59,7 @@ class PackedRecords(MutableMapping[Key, bytes]):
         Gives room, as much as a plan has left.
     """
 
-    def __init__(self, folder: Path, memory: RecordStore = shared) -> None:
+    def __init__(self, folder: Path, memory: RecordStore) -> None:
         self._folder, self._memory = folder, memory
         self._records: dict[Key, _Record] = {}
         self._names = count()

@@ -22,7 +22,7 @@ import numpy as np
 
 from lepton_pipe.device import loops
 from lepton_pipe.spec.kernel import Kernel
-from lepton_pipe.spec.sources import Import, loops_texts, source_of
+from lepton_pipe.spec.sources import Import, loops_texts, names_of_loops, source_of
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = tuple(
@@ -41,6 +41,14 @@ def code_digest(kernel: Kernel) -> str:
     for part in _parts(kernel, {}):
         sha.update(part.encode() + b"\0")
     return f"sha256:{sha.hexdigest()[:32]}"
+
+
+def loops_of(kernel: Kernel) -> frozenset[str]:
+    """Return the modules of compiled loops that a kernel can reach, by name.
+
+    None of one that says its version itself: its code is not looked at.
+    """
+    return names_of_loops(_parts(kernel, {}))
 
 
 def _parts(thing: Any, seen: _Seen) -> Iterator[str]:

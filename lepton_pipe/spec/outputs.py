@@ -26,7 +26,7 @@ def named_outputs(pipeline: str, result: Any) -> dict[str, Node]:
     if isinstance(result, Node):
         return {pipeline: result}
     if not isinstance(result, Mapping) or not result:
-        what = "an empty dict" if isinstance(result, Mapping) else type(result).__name__
+        what = "an empty dict" if isinstance(result, Mapping) else _kind(result)
         raise UsageError(
             f"the pipeline returned {what}; return one image, value or table, or a dict of them by "
             "name"
@@ -43,9 +43,11 @@ def _named(result: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
             _refuse_name(name, _is_word(name))
             yield name, node
         else:
-            raise UsageError(
-                f"output {name!r} is {type(node).__name__}, not an image, value or table"
-            )
+            raise UsageError(f"output {name!r} is {_kind(node)}, not an image, value or table")
+
+
+def _kind(result: Any) -> str:
+    return "None" if result is None else type(result).__name__
 
 
 def _is_word(name: Any) -> bool:

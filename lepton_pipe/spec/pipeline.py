@@ -161,7 +161,8 @@ class Definition:
                     raise
                 if not problems:
                     where = trace.last_user_line(error)
-                    raise SpecError(self.name, [f"{error}\n    {where}"]) from error
+                    told = f"{error}\n    {where}" if where else str(error)
+                    raise SpecError(self.name, [told]) from error
         spec = build_spec(self.name, parameters, nodes, outputs)
         return with_readable_ids(replace(spec, swept=self.swept)) if self.swept else spec
 

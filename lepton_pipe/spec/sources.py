@@ -120,6 +120,12 @@ def loops_texts(names: Iterable[str]) -> Iterator[str]:
         yield found[name]
 
 
+def names_of_loops(texts: Iterable[str]) -> frozenset[str]:
+    """Return the modules of which `loops_texts` has given the text."""
+    known = {file.name: file.stem for file in _folder_of_loops().glob("*.py")}
+    return frozenset(known[text] for text in texts if text in known)
+
+
 def _file_of_loops(module: str) -> Path | None:
     package, _, name = module.rpartition(".")
     if module == _LOOPS:

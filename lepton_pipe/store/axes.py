@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from lepton_pipe.errors import InputError, UsageError
 from lepton_pipe.geometry import CANONICAL_AXES, Grid, Region, default_axes
 from lepton_pipe.spec import ImageType
 from lepton_pipe.spec.types import ImageKind
+from lepton_pipe.store.unit_names import checked_unit
 
 _NAMES = {
     "time": "t",
@@ -230,9 +231,17 @@ def override(grid: Grid, wanted: Wanted) -> Grid:
         scale = tuple(s if g is None else g for g, s in zip(given, grid.scale, strict=True))
         grid = Grid.of(grid.shape, grid.axes, scale, grid.unit, grid.translation)
     if wanted.unit is not None:
-        whole = isinstance(wanted.unit, str | Mapping)
+        whole = isinstance(wanted.unit, str | Mapping) or not isinstance(wanted.unit, Iterable)
         unit = wanted.unit if whole else list(wanted.unit)
         given = grid.per_axis(unit, "unit", elsewhere=None)
-        named = (canonical_unit(g) for g in given)
+        named = (_given_unit(g, a) for g, a in zip(given, grid.axes, strict=True))
         grid = replace(grid, unit=tuple(n or u for n, u in zip(named, grid.unit, strict=True)))
     return grid
+
+
+def _given_unit(unit: object, axis: str) -> str | None:
+    """Return the unit that a user gave to an axis; None for none."""
+    if unit is not None and not isinstance(unit, str):
+        raise UsageError(f"unit {unit!r} of axis {axis} is no name; give one such as 'micrometer'")
+    name = canonical_unit(unit)
+    return None if name is None else checked_unit(name, axis)

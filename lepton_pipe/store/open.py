@@ -28,6 +28,8 @@ __all__ = ["MARKER", "open_source"]
 _HIGHEST_RESULT = 2
 _SHOWN = 10
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".svs", ".lsm", ".ndpi", ".scn", ".qptiff")
+# Files that are mapped or decoded as a whole.
+_FROM_PATHS = (".npy", *(s for s in PLANE_SUFFIXES if s not in TIFF_SUFFIXES))
 
 
 def open_source(
@@ -56,7 +58,8 @@ def open_source(
         Voxel size: one number for z, y and x, one for each spatial axis, one for each axis in
         the order t, c, z, y, x, or a mapping such as ``{"z": 2.0}``.
     unit
-        Unit of the spatial axes, or a mapping such as ``{"t": "second"}``.
+        Unit of the spatial axes, or a mapping such as ``{"t": "second"}``: a name that OME-Zarr
+        knows, or usual short for it (``"um"``), or an angle.
     tolerant
         Whether a stack of planes is opened although some of its files cannot be read; reading
         those raises, then.
@@ -69,7 +72,7 @@ def open_source(
     InputError
         When there is no image to be read from it; the message says why and what to do.
     UsageError
-        When a URL is of a scheme that is not opened.
+        When a URL is of a scheme that is not opened, or a unit is not known.
     """
     wanted = Wanted(level, axes, scale, unit, tolerant=tolerant, sparse=sparse)
     if isinstance(what, Source):
@@ -97,8 +100,15 @@ def _open_address(address: str, wanted: Wanted) -> Source:
 
 
 def _open_url(url: str, wanted: Wanted) -> Source:
-    if url.lower().split("?")[0].endswith(TIFF_SUFFIXES):
+    path = url.lower().split("?")[0].rstrip("/")
+    if path.endswith(TIFF_SUFFIXES):
         return open_tiff(url, wanted)
+    kind = next((s for s in _FROM_PATHS if path.endswith(s)), None)
+    if kind is not None:
+        raise InputError(
+            f"{url}: {kind} files are not read from a URL, where zarr, OME-Zarr and TIFF are; "
+            "download it and give its path, or store it as zarr"
+        )
     return open_zarr(url.rstrip("/"), wanted)
 
 

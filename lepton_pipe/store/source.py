@@ -170,6 +170,10 @@ class Source(ABC):
     def refuse_incomplete(self) -> None:  # noqa: B027  (most formats know when they are opened)
         """Raise `InputError` when it can be told without reading that a stored part is missing."""
 
+    def notes(self) -> list[str]:
+        """Return what a user may not know of the image, and what comes of it."""
+        return []
+
     def stored_bytes(self) -> int | None:
         """Return the bytes that the data takes up where it is stored; None where unknown."""
         return None

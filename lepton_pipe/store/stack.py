@@ -22,6 +22,7 @@ from lepton_pipe.spec import ImageType
 from lepton_pipe.store.axes import Wanted, override
 from lepton_pipe.store.chunked import ChunkedSource, Index
 from lepton_pipe.store.file_digests import file_versions
+from lepton_pipe.store.gaps import first_gap
 from lepton_pipe.store.planes import PLANE_SUFFIXES, PlaneHeader, decode, read_header
 from lepton_pipe.store.source import Source, file_stamp
 from lepton_pipe.store.stamps import digest
@@ -104,6 +105,19 @@ class StackSource(ChunkedSource):
     def file_of(self, region: Region) -> str:
         """Return the file of the first plane of a region."""
         return str(Path(self.folder, self.names[self._number(region.start)]))
+
+    def notes(self) -> list[str]:
+        """Return a note where numbers are missing among those of the files."""
+        found = first_gap(self.names)
+        if found is None:
+            return []
+        first, missing = found
+        many = "is not there" if missing == 1 else f"and {missing - 1} more are not there"
+        return [
+            f"the numbers of its files have a gap: {first} {many}. Planes are stacked as if they "
+            "followed each other, so positions after it are too low by as many: put what is "
+            "missing in its place, if it was not left out on purpose"
+        ]
 
     def identity(self) -> dict[str, Any]:
         """Return number, size and a digest of names, sizes and times of the files.

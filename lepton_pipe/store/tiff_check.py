@@ -16,7 +16,7 @@ from lepton_pipe.store.tiff_guard import check_possible
 _DESCRIPTION = 270
 
 
-def check_whole(tiff: Any, series: Any, where: str, *, sparse: bool = False) -> None:
+def check_whole(tiff: Any, series: Any, where: str, *, sparse: bool) -> None:
     """Raise `InputError` when pages, or pixels of a page, are missing.
 
     Parameters

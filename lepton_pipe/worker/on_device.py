@@ -158,7 +158,7 @@ class DeviceTask(Task):
 
     def _groups(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
         """Cut the steps into groups that may be one kernel: a filter with what is around it."""
-        parts = self._parts_of(steps, regions)
+        parts = self._filters_apart(steps, regions)
         groups: list[Group] = []
         filtered = False  # whether the last group has a filter
         for part in parts:
@@ -172,7 +172,7 @@ class DeviceTask(Task):
                 filtered = is_filter
         return groups
 
-    def _parts_of(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
+    def _filters_apart(self, steps: Sequence[str], regions: Mapping[str, Region]) -> list[Group]:
         """Return filters by themselves, and pointwise steps as they go together."""
         return fused_groups(self.spec, self.stage, steps, regions, absorbing=False)
 
@@ -191,8 +191,8 @@ class DeviceTask(Task):
 
     def _do_group(self, group: Group, regions: Mapping[str, Region]) -> None:
         """Do a group in one kernel if it can be, else its parts, and at last step after step."""
-        parts = self._parts_of(group.steps, regions)
-        if len(group.steps) > 1 and self._noted(group, regions):
+        parts = self._filters_apart(group.steps, regions)
+        if len(group.steps) > 1 and self._in_one_kernel(group, regions):
             super()._do_group(group, regions)
         elif len(parts) > 1:
             for part in parts:
@@ -208,10 +208,10 @@ class DeviceTask(Task):
 
     def _compute(self, step: Step, region: Region) -> None:
         # A filter by itself, too: the same bits whatever is around it.
-        if not self._noted(Group((step.id,)), {step.id: region}):
+        if not self._in_one_kernel(Group((step.id,)), {step.id: region}):
             super()._compute(step, region)
 
-    def _noted(self, group: Group, regions: Mapping[str, Region]) -> bool:
+    def _in_one_kernel(self, group: Group, regions: Mapping[str, Region]) -> bool:
         """Compute a group in one kernel; False where that cannot be done."""
         first = self.spec[group.steps[0]]
         if not self._is_chain(group):

@@ -88,6 +88,8 @@ class Program:
     neighbours
         Where the processes of this machine find what the others keep, decoded or packed; None where
         one computes all blocks, or they are on several machines.
+    elsewhere
+        Whether the driver may be on another machine.
     lanes
         Blocks that lie on the GPU at once, where there is one.
     device_bytes
@@ -112,6 +114,7 @@ class Program:
     notes: Path | None = None
     held: Held | None = None
     neighbours: Path | None = None
+    elsewhere: bool = False
     lanes: int = 1
     device_bytes: int = 0
     direct: bool = False

@@ -133,4 +133,5 @@ def _note(journal: Path, index: int, key: bytes, task: Task) -> None:
         partial = pack(contributed) if contributed else None
     except NotPlainError:
         partial, key = None, b""
-    append(journal, Receipt(index, tuple(task.units), partial, key))
+    receipt = Receipt(index, tuple(task.units), partial, key)
+    append(journal, receipt, elsewhere=task.program.elsewhere)

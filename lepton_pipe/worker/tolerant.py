@@ -10,7 +10,7 @@ import numpy as np
 from lepton_pipe.errors import KernelError, LeptonError
 from lepton_pipe.geometry import Region
 from lepton_pipe.plan.absorb import Group
-from lepton_pipe.plan.model import Write
+from lepton_pipe.plan.model import Write, is_scale_level
 from lepton_pipe.plan.regions import place_of, sweep_source, written_region
 from lepton_pipe.spec import ImageType, Step, blamed
 from lepton_pipe.store import copy_block
@@ -118,7 +118,7 @@ class TolerantTask(Task):
 
     def _is_lost(self, step: Step, regions: Mapping[str, Region]) -> bool:
         """Tell whether nothing of a step's result would be kept, so that it need not run."""
-        if not (self.bad or self.lost) or _is_level(step):
+        if not (self.bad or self.lost) or is_scale_level(step.id):
             return False
         if any(i in self.lost for i in self.spec.image_inputs(step)):
             return True
@@ -142,7 +142,7 @@ class TolerantTask(Task):
 
     def _spread(self, step: Step, regions: Mapping[str, Region]) -> None:
         """Find out what of a result depends on bad voxels; with ``skip``, it is not kept."""
-        if not isinstance(step.type, ImageType) or _is_level(step):
+        if not isinstance(step.type, ImageType) or is_scale_level(step.id):
             return
         boxes = reached(self.spec, step, regions[step.id], self.bad)
         self._is_bad(step.id, boxes)
@@ -228,7 +228,7 @@ class TolerantTask(Task):
     def _note_bad(self, step_id: str, boxes: Iterable[Region]) -> None:
         """Note what of the written arrays is bad, for who reads them later."""
         for write in self.stage.writes:
-            if write.step == step_id and not _is_level(self.spec[step_id]):
+            if write.step == step_id and not is_scale_level(step_id):
                 region = written_region(write, self.block)
                 common = [box.intersect(region) for box in boxes]
                 noted = self._lacks().bad.setdefault(step_id, [])
@@ -246,11 +246,6 @@ class TolerantTask(Task):
             self._note_bad(write.step, [region])
         for step_id in self.stage.reduces:
             self._lose_partial(self.spec[step_id])
-
-
-def _is_level(step: Step) -> bool:
-    """Tell whether a step makes a scale level: it shows what the full resolution holds."""
-    return "@" in step.id
 
 
 def _file_of(source: Any, region: Region) -> str:

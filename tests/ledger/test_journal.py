@@ -231,19 +231,16 @@ def test_a_partial_that_is_too_large_is_refused(folder, monkeypatch):
         append(folder, receipt(7, 2000))
 
 
-def test_a_sync_reaches_the_file_and_its_folders(folder, monkeypatch):
-    synced: list[Any] = []
-    real = os.fsync
+def test_what_is_read_elsewhere_is_closed_and_goes_to_the_same_file(folder):
+    def is_open():
+        targets = (p.readlink() for p in Path("/proc/self/fd").iterdir() if p.is_symlink())
+        return any(t.parent == folder for t in targets)
 
-    def fsync(descriptor: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
     append(folder, receipt(1))
-    assert synced == []
-    append(folder, receipt(2), sync=True)
-    (path,) = folder.iterdir()
-    assert synced == [path, folder, folder.parent]
-    append(folder, receipt(3), sync=True)
-    assert synced[3:] == [path]
+    assert is_open()
+    for number in (2, 3):
+        append(folder, receipt(number), elsewhere=True)
+        assert not is_open()
+    append(folder, receipt(4))
+    assert len(list(folder.iterdir())) == 1
+    assert [e.block for e in Journal(folder).new()] == [1, 2, 3, 4]

@@ -13,7 +13,6 @@ import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -324,23 +323,36 @@ class TestWithoutLocks:
         with OutputLock(tmp_path / "o"):
             pass
 
-    def test_an_empty_file_never_takes_the_place_of_a_holder(self, tmp_path, monkeypatch):
+    def test_a_lock_that_is_taken_meanwhile_is_not_taken_over(self, tmp_path, monkeypatch):
         path = lock_path(tmp_path / "o")
         path.write_bytes(a_dead_process())
-        rename = Path.rename
+        link = os.link
 
-        def raced(self, target):
-            if self == path:
-                path.write_bytes(b"")  # by a third process, which is about to look
-            rename(self, target)
-            if self == path:
-                path.write_bytes(myself())  # by a fourth, which had taken it away, and puts it back
+        def raced(source, target):
+            path.write_bytes(said)  # by another, between our first look and our claim
+            link(source, target)
 
-        monkeypatch.setattr(Path, "rename", raced)
+        said = myself()
+        monkeypatch.setattr(os, "link", raced)
         with pytest.raises(LockedError, match=f"process {os.getpid()} on"):
             OutputLock(tmp_path / "o").acquire()
-        assert holder(tmp_path / "o").pid == os.getpid()
+        assert path.read_bytes() == said
         assert names(tmp_path) == {path.name}
+
+    def test_while_another_looks_nothing_is_replaced(self, tmp_path):
+        path, claim = lock_path(tmp_path / "o"), tmp_path / ".o.lepton.lock.00000000"
+        path.write_bytes(dead := a_dead_process())
+        claim.write_bytes(myself())
+        with pytest.raises(LockedError):
+            OutputLock(tmp_path / "o").acquire()
+        assert path.read_bytes() == dead
+        assert names(tmp_path) == {path.name, claim.name}
+
+    def test_the_claim_of_a_dead_process_holds_nobody_up(self, tmp_path):
+        (tmp_path / ".o.lepton.lock.00000000").write_bytes(a_dead_process())
+        with OutputLock(tmp_path / "o"):
+            assert holder(tmp_path / "o").pid == os.getpid()
+        assert names(tmp_path) == set()
 
     def test_another_host_is_believed_and_the_remedy_named(self, tmp_path):
         path = lock_path(tmp_path / "o")
@@ -349,15 +361,6 @@ class TestWithoutLocks:
         with pytest.raises(LockedError, match=r"on elsewhere .* remove .*\.o\.lepton\.lock"):
             OutputLock(tmp_path / "o").acquire()
         assert path.read_bytes() == before
-
-    def test_who_takes_a_live_lock_for_a_dead_one_puts_it_back(self, tmp_path):
-        from lepton_pipe.ledger.lock import _take_away
-
-        path = lock_path(tmp_path / "o")
-        path.write_bytes(said := myself())
-        _take_away(path)
-        assert path.read_bytes() == said
-        assert names(tmp_path) == {path.name}
 
     def test_without_hard_links_either_it_is_refused(self, tmp_path, monkeypatch):
         def no_links(*_):

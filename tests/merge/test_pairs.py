@@ -94,9 +94,7 @@ def test_integers_become_the_nearest_pairs(numbers, power):
         for i in range(5)
     ]
     limbs = [limb.astype(np.int64) for limb in limbs]
-    total, rest = pairs.pairs_of(limbs, power)
-    compiled = nearest_pairs(np.array(limbs), power)
-    assert compiled.tobytes() == np.array([total, rest]).tobytes()
+    total, rest = nearest_pairs(np.array(limbs), power)
     for n, mine, more in zip(numbers, total, rest, strict=True):
         whole = Fraction(n) * Fraction(2) ** power
         assert float(mine) == float(whole)
@@ -105,8 +103,6 @@ def test_integers_become_the_nearest_pairs(numbers, power):
 
 @pytest.mark.filterwarnings("error")
 def test_integers_beyond_float64_are_infinite():
-    total, rest = pairs.pairs_of([np.array([3, -3, 1])], 1023)
+    total, rest = nearest_pairs(np.array([[3, -3, 1]]), 1023)
     np.testing.assert_array_equal(total, [np.inf, -np.inf, 2.0**1023])
     np.testing.assert_array_equal(np.isnan(rest), [True, True, False])
-    compiled = nearest_pairs(np.array([[3, -3, 1]]), 1023)
-    np.testing.assert_array_equal(compiled, [total, rest])

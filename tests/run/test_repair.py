@@ -95,15 +95,18 @@ def test_files_of_others_stay_and_what_a_killed_writer_left_goes(out, damaged):
 
 
 @pytest.mark.parametrize("how", ["missing", "torn"])
-def test_the_record_is_put_back_as_it_was(out, how):
+def test_the_record_is_put_back_as_it_was(out, made, how):
     before = contents(out)
     if how == "missing":
         (out / "lepton.json").unlink()
         assert verify(out).missing == ("lepton.json",)
     else:
         (out / "lepton.json").write_text("{")
-    repaired(out)
+    damage, told = repaired(out)
+    assert "lepton.json" in damage
+    assert told == "lepton.json is written again, from what .lepton/ has of it; nothing is run"
     assert contents(out) == before
+    assert (made.folder / "started").read_text() == ""
 
 
 def test_only_what_is_damaged_is_computed_and_it_is_told_what_is_run(out, made):

@@ -75,6 +75,11 @@ def chunks(folder):
     return {n: v for n, v in fingerprints(folder).items() if "/c/" in n}
 
 
+def described_in(folder):
+    """Return the metadata of all images in a folder."""
+    return {f.relative_to(folder): f.read_bytes() for f in folder.rglob("zarr.json")}
+
+
 def a_chunk(image):
     return next(f for f in (image / "0/c").rglob("*") if f.is_file())
 
@@ -91,6 +96,9 @@ def test_every_variant_has_the_bytes_it_has_alone(raw, tmp_path):
     for variant, chosen in variants(swept.swept).items():
         alone, once = run(objects, raw, tmp_path / variant, **chosen)
         assert chunks(tmp_path / "o" / variant) == chunks(tmp_path / variant)
+        described = [described_in(tmp_path / "o" / variant), described_in(tmp_path / variant)]
+        assert described[0] == described[1]
+        assert described[0]
         tables = [pq.read_table(f / "table.parquet") for f in (tmp_path / "o" / variant, alone.out)]
         assert tables[0].equals(tables[1])
         assert report.values[f"{variant}/level"] == alone.values["level"]

@@ -16,10 +16,11 @@ from tests.spec.binding import image_type, problems
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (lambda raw: None, "returned NoneType; return one image"),
+        (lambda raw: None, "returned None; return one image"),
         (lambda raw: [raw], "returned list"),
         (lambda raw: {}, "returned an empty dict; return one image"),
         (lambda raw: {"a": 3}, "output 'a' is int, not an image"),
+        (lambda raw: {"a": None}, "output 'a' is None, not an image"),
         (lambda raw: {"a/b": raw}, "output name 'a/b' cannot be a file name"),
         (lambda raw: {"../up": raw}, "cannot be a file name"),
         (lambda raw: {"": raw}, "cannot be a file name"),
@@ -34,6 +35,7 @@ def test_what_cannot_be_an_output_is_refused(result, message):
 
     (problem,) = problems(returns)
     assert message in problem
+    assert problem == problem.strip()
 
 
 def test_an_optional_image_may_be_missing_or_none():

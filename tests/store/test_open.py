@@ -231,3 +231,13 @@ def test_readers_of_other_files_are_not_loaded_for_zarr(tmp_path):
         "print([m for m in ('tifffile', 'PIL') if m in sys.modules])"
     )
     assert python("-c", code, cwd=tmp_path).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["a.npy", "deep/b.NPY", "c.png", "d.jpeg", "e.npy?X-Signature=1"])
+@pytest.mark.parametrize("at", ["https://127.0.0.1:1/", "s3://bucket/"])
+def test_files_that_are_not_read_from_a_url_say_what_is(at, name):
+    told = "not read from a URL, where zarr, OME-Zarr and TIFF are; download it"
+    with pytest.raises(InputError, match=told) as refused:
+        open_source(at + name)
+    assert f"{name.partition('?')[0].lower().rpartition('.')[2]} files" in str(refused.value)
+    assert "Signature" not in str(refused.value)
