@@ -92,8 +92,9 @@ class Pipeline(Definition):
     ) -> Plan:
         """Plan a run over images of any size; reads no voxels and writes no results.
 
-        Only a kernel that does not declare what it needs is run, once, on a part of the image, and
-        with `digest` an update reads the files of its inputs.
+        Only a kernel that does not declare what it needs is run, on a part of the image and in a
+        process of its own, before it is first planned with; and with `digest` an update reads the
+        files of its inputs.
 
         Parameters
         ----------

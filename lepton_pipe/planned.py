@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lepton_pipe.report.report import Report
     from lepton_pipe.run.changes import Changes
     from lepton_pipe.run.machine import Size
+    from lepton_pipe.run.probe import Probe
     from lepton_pipe.run.published import Spoilt
     from lepton_pipe.store.source import Source
 
@@ -59,6 +60,7 @@ class Plan:
         from lepton_pipe.plan import cut_notes, has_own_kernels
         from lepton_pipe.run.digests import digest_notes
         from lepton_pipe.run.earlier import death_notes, died, earlier_run
+        from lepton_pipe.run.probe import lost_notes
         from lepton_pipe.run.published import refuse_without_ledger
         from lepton_pipe.run.refusals import refuse_places, run_output, staging_notes
         from lepton_pipe.store.output import local_of
@@ -76,11 +78,13 @@ class Plan:
         self._earlier = earlier_run(local_of(self.out), options)
         # Only kernels of the user's own are not known to leave their process alone.
         self._died = has_own_kernels(self.spec) and died(local_of(self.out))
-        self.rates, self.notes = self._measure(bind)
+        self.rates, probed = self._measure(bind)
+        self.notes, self._lost = list(probed.notes), bool(probed.lost)
         self.data: plans.Plan = self._make()
         self.notes += [f"input {n}: {note}" for n, s in sources.items() for note in s.notes()]
         self.notes += [*cut_notes(self.data), *staging_notes(self.out, self.data)]
         self.notes += death_notes(self.data) if self._died else []
+        self.notes += lost_notes(self.data) if self._lost else []
         self.notes += self._machine_notes() if options.scheduler is None else []
         self.changes = self._changes()
         if options.digest:
@@ -98,17 +102,19 @@ class Plan:
 
     def _measure(
         self, bind: Callable[[Mapping[str, ImageType]], Spec]
-    ) -> tuple[plans.Rates, list[str]]:
+    ) -> tuple[plans.Rates, Probe]:
         """Return what is known of this machine, and of kernels that do not say what they need."""
         from lepton_pipe.run.probe import probe
         from lepton_pipe.run.rates import machine_rates, save
 
         rates = machine_rates() if self._earlier is None else self._earlier.rates
-        found = probe(self.spec, bind, self.sources, rates)
+        asked = self.options.memory
+        memory = None if asked is None else memory_bytes(asked)
+        found = probe(self.spec, bind, self.sources, rates, memory)
         if found.scratch:
             rates = found.added_to(rates)
             save(found.added_to(machine_rates()))
-        return rates, found.notes
+        return rates, found
 
     def _make(self) -> plans.Plan:
         from lepton_pipe.plan import InputInfo, make_plan, parse_chunks, plan_where_it_pays
@@ -150,7 +156,7 @@ class Plan:
         # One that goes on stays with the workers that it had.
         had = self._earlier is not None and not self._earlier.resources.in_process
         goes_past = self.options.on_error != "fail" and has_own_kernels(self.spec)
-        return had or self._died or goes_past
+        return had or self._died or self._lost or goes_past
 
     def _resources(self) -> plans.Resources:
         """Return what the run may use: as told, of the given cluster, or of this machine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,22 @@ def test_what_is_freed_is_kept_for_the_next_block_and_given_back_in_the_end(tmp_
     # Arrays of 64 MiB at a time, old and new; with an arena for each thread it would be more.
     assert 64 <= kept < 96
     assert after < kept - 16
+
+
+def huge_pages() -> bool:
+    status = Path("/proc/self/status").read_text()
+    (told,) = (line for line in status.splitlines() if line.startswith("THP_enabled:"))
+    return told.split()[1] == "1"
+
+
+def test_pages_are_small_meanwhile_and_as_they_were_before_afterwards():
+    before = huge_pages()
+    with heap.small_pages():
+        assert not huge_pages()
+        with heap.small_pages():
+            assert not huge_pages()
+        assert not huge_pages()
+    assert huge_pages() == before
 
 
 def test_a_process_with_threads_is_left_alone(monkeypatch):

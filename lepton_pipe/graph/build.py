@@ -24,8 +24,8 @@ from typing import Any
 from distributed import Client, Future, get_worker
 
 from lepton_pipe.errors import DeviceLostError
-from lepton_pipe.graph.sent import sent
 from lepton_pipe.merge.fold import FAN
+from lepton_pipe.spec.sent import sent
 from lepton_pipe.worker import BlockResult, Combine, Program, run_block
 from lepton_pipe.worker.running import leave, noted
 

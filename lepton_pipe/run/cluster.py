@@ -16,12 +16,11 @@ from distributed import Client, LocalCluster
 
 from lepton_pipe.device import device_count
 from lepton_pipe.errors import StalledError, UsageError
-from lepton_pipe.heap import ENVIRONMENT
 from lepton_pipe.plan import Resources
 from lepton_pipe.run import worker_setup
 from lepton_pipe.run.dashboard import State, serve
 from lepton_pipe.run.interrupts import signals_held
-from lepton_pipe.run.machine import MEMORY_SHARE, Size, default_memory
+from lepton_pipe.run.machine import MEMORY_SHARE, PROCESS_ENVIRONMENT, Size, default_memory
 from lepton_pipe.run.tiered import TieredData
 from lepton_pipe.run.workers import WatchedNanny, kill_process, visible_gpus
 
@@ -32,20 +31,12 @@ START_SECONDS = 120
 # One in so many bytes of a worker is for the results of its tasks, until they are folded.
 DATA_SHARE = 16
 
-# One thread for each library: blocks are the parallelism.
-_ENVIRONMENT = {
-    **ENVIRONMENT,
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
-
 # Where tasks were made is of no interest, and takes longer to find out than to send them.
 _CLIENT_SETTINGS = {"distributed.diagnostics.computations.nframes": 0}
 
 _SETTINGS = {
     **_CLIENT_SETTINGS,
-    "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
+    "distributed.nanny.pre-spawn-environ": PROCESS_ENVIRONMENT,
     # The driver is told of every task that a lost worker had, and finds out which is to blame.
     "distributed.scheduler.allowed-failures": 0,
     # By default a worker that is not back after 15 s is never started again: on a busy machine, or

@@ -9,8 +9,18 @@ from pathlib import Path
 import psutil
 
 from lepton_pipe.device.memory import free_bytes
+from lepton_pipe.heap import ENVIRONMENT
 from lepton_pipe.plan import Plan
 from lepton_pipe.report.plan_text import size
+
+PROCESS_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""For processes that compute blocks, unless the user has set it otherwise: blocks are the
+parallelism, and libraries have one thread each."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 # Share of the free memory that a run takes when it is not told.

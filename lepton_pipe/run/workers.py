@@ -16,6 +16,7 @@ import psutil
 from distributed import Client, Nanny
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from lepton_pipe.run.ended import how_ended
 from lepton_pipe.run.mending import Mender
 
 # How long the scheduler may take to answer.
@@ -187,9 +188,9 @@ class Workers:
         while nannies and time.monotonic() < deadline:
             for nanny in nannies:
                 if address in nanny.ended:
-                    return _words(nanny.ended[address])
+                    return _how(nanny.ended[address])
             if early := [n.ended.pop("") for n in nannies if "" in n.ended]:
-                return _words(early[-1])
+                return _how(early[-1])
             time.sleep(0.05)  # the scheduler has heard of it sooner than the nanny
         return ""
 
@@ -211,12 +212,5 @@ def kill_process(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _words(exitcode: int) -> str:
-    if exitcode == _UNKNOWN:
-        return ""
-    if exitcode >= 0:
-        return f"exit status {exitcode}"
-    try:
-        return f"killed by signal {-exitcode}, {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"killed by signal {-exitcode}"
+def _how(exitcode: int) -> str:
+    return "" if exitcode == _UNKNOWN else how_ended(exitcode)
