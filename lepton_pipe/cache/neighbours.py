@@ -32,8 +32,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-AVAILABLE = hasattr(os, "memfd_create")
-"""Whether the system has such memory; Linux has."""
 WAIT_SECONDS = 10.0
 """How long another process may take to decode a chunk."""
 _LOOK_SECONDS = 0.002
@@ -196,6 +194,25 @@ def _target(descriptor: int) -> Path:
 def _trailer(name: str, chunk: Array) -> bytes:
     facts = {"chunk": name, "dtype": chunk.dtype.str, "shape": chunk.shape}
     return json.dumps(facts).encode().ljust(_TRAILER_BYTES)
+
+
+def _is_available() -> bool:
+    if not hasattr(os, "memfd_create"):
+        return False
+    descriptor = -1
+    try:
+        descriptor = os.memfd_create("lepton-probe", os.MFD_CLOEXEC)
+        os.close(os.open(_target(descriptor), os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return True
+
+
+AVAILABLE = _is_available()
+"""Whether the system has such memory and shows it to others; Linux does, some sandboxes do not."""
 
 
 def _chunk_in(mapped: mmap.mmap, name: str) -> Array | None:

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,3 +255,17 @@ def test_a_chunk_is_found_as_it_was_offered(tmp_path_factory, dtype, shape):
     assert place.find(("another",)) is None
     offer.withdraw()
     assert place.find(KEY) is None
+
+
+@pytest.mark.parametrize("lacks", ["memfd_create", "open"])
+def test_a_system_that_does_not_show_such_memory_to_others_is_told(monkeypatch, lacks):
+    def refuse(*_):
+        raise OSError(1, "not here")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(os, lacks, refuse)
+    assert not neighbours._is_available()
+    monkeypatch.delattr(os, "memfd_create")
+    assert not neighbours._is_available()
+    monkeypatch.undo()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
