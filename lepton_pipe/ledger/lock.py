@@ -113,7 +113,7 @@ class OutputLock:
                 if descriptor >= 0:
                     os.close(descriptor)
             if self._descriptor is None and time.monotonic() > deadline:
-                raise LockedError(_refusal(self.out, _said(self.path)))
+                raise LockedError(_refusal(self.out, _said(_in_the_way(self.path))))
             if self._descriptor is None:
                 time.sleep(_PATIENCE / 15)
         failpoint("lock", 1)
@@ -203,7 +203,9 @@ def refuse_locked(out: Path) -> None:
 def _refusal(out: Path, found: Holder) -> str:
     here = found.pid and found.host == socket.gethostname()
     stop = f" (kill {found.pid})" if here else ""
-    sure = "" if here else f"; if you are sure that it is gone, remove {lock_path(out)}"
+    path = lock_path(out)
+    files = " and ".join(map(str, [path, *filter(os.path.lexists, [_claim_path(path)])]))
+    sure = "" if here else f"; if you are sure that it is gone, remove {files}"
     return (
         f"output {out} is being written by {found}, and two runs would destroy each other's work; "
         f"wait for its end (lepton-pipe status {shlex.quote(str(out))} shows how far it is), stop "
@@ -343,6 +345,16 @@ def _refuse_live(out: Path, path: Path) -> None:
         raise LockedError(_refusal(out, parsed(said)))
 
 
+def _claim_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{_CLAIM}")
+
+
+def _in_the_way(path: Path) -> Path:
+    """Return the lock file, or the claim to it if that is what names a process that may live."""
+    claim = _claim_path(path)
+    return claim if os.path.lexists(claim) and not lives(_content(path)) else path
+
+
 @contextmanager
 def _claim(mine: Path, path: Path) -> Iterator[bool]:
     """Have the right to replace a lock file in the body, if nobody has; it is held for moments.
@@ -354,7 +366,7 @@ def _claim(mine: Path, path: Path) -> Iterator[bool]:
     mine
         A file that names this process.
     """
-    claim = path.with_name(f"{path.name}.{_CLAIM}")
+    claim = _claim_path(path)
     try:
         os.link(mine, claim)
     except FileExistsError:

@@ -354,6 +354,13 @@ class TestWithoutLocks:
             assert holder(tmp_path / "o").pid == os.getpid()
         assert names(tmp_path) == set()
 
+    def test_a_claim_of_another_host_is_named_with_the_remedy(self, tmp_path):
+        claim = tmp_path / ".o.lepton.lock.00000000"
+        lock_path(tmp_path / "o").write_bytes(a_dead_process())
+        claim.write_bytes(a_dead_process(host="elsewhere"))
+        with pytest.raises(LockedError, match=rf"on elsewhere .* remove .* and .*{claim.name}"):
+            OutputLock(tmp_path / "o").acquire()
+
     def test_another_host_is_believed_and_the_remedy_named(self, tmp_path):
         path = lock_path(tmp_path / "o")
         path.write_bytes(a_dead_process(host="elsewhere"))
