@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import secrets
 import shlex
 import socket
 import stat
-import sys
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
-from lepton_pipe.errors import LockedError, RefusedError, without_secrets
+from lepton_pipe.errors import LockedError, RefusedError
 from lepton_pipe.failpoints import failpoint
+from lepton_pipe.ledger.holder import Holder, lives, myself, parsed
 
 _PATIENCE = 0.3
 """Seconds in which a lock is tried: who looks at it (`holder`) has it for microseconds."""
@@ -34,38 +32,6 @@ _ABSENT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EI
 _CLAIM = "00000000"
 """Ends the name of the claim: as the names of passing files end, which `clean` removes."""
 _LONGEST = 4096
-_SAME_START = 2.0
-"""Seconds by which two readings of one process' start differ at most."""
-
-
-class Holder(NamedTuple):
-    """The process that holds a lock, as far as it is known.
-
-    Attributes
-    ----------
-    pid
-        Number of the process on its host; 0 where it is not known.
-    host
-        Name of its host.
-    started
-        When it took the lock, in ISO 8601 with the offset from UTC.
-    command
-        Its command line, without passwords and signatures of URLs.
-    born
-        When the process itself began, in seconds since 1970.
-    """
-
-    pid: int = 0
-    host: str = ""
-    started: str = ""
-    command: str = ""
-    born: float = 0.0
-
-    def __str__(self) -> str:
-        if not self.pid:
-            return "another process, whose name cannot be read"
-        since = self.started.replace("T", " ")
-        return f"process {self.pid} on {self.host} since {since} ({self.command})"
 
 
 class OutputLock:
@@ -260,17 +226,6 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def myself() -> bytes:
-    """Return what a lock says of this process: a `Holder` as JSON."""
-    import psutil
-
-    command = without_secrets(shlex.join(sys.argv))[:500]
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    born = psutil.Process().create_time()
-    me = Holder(os.getpid(), socket.gethostname(), now, command, born)
-    return json.dumps(me._asdict()).encode()
-
-
 def _said(path: Path) -> Holder:
     """Return who a lock file names."""
     try:
@@ -281,20 +236,6 @@ def _said(path: Path) -> Holder:
         return parsed(os.pread(descriptor, _LONGEST, 0))
     finally:
         os.close(descriptor)
-
-
-def parsed(said: bytes) -> Holder:
-    """Return the holder that a lock file names; without a name where that is damaged."""
-    try:
-        data = json.loads(said)
-        host, started, command = (_printable(data[n]) for n in ("host", "started", "command"))
-        return Holder(int(data["pid"]), host, started, command, float(data["born"]))
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return Holder()
-
-
-def _printable(text: object) -> str:
-    return "".join(c if c.isprintable() else "?" for c in str(text))
 
 
 # ---- where the file system has no locks ----------------------------------------------------------
@@ -386,18 +327,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()[:_LONGEST]
     except FileNotFoundError:
         return b""
-
-
-def lives(said: bytes) -> bool:
-    """Tell whether the process that a lock file names may be alive."""
-    import psutil
-
-    if not said:
-        return False
-    found = parsed(said)
-    if found.host != socket.gethostname():
-        return True
-    try:
-        return abs(psutil.Process(found.pid).create_time() - found.born) < _SAME_START
-    except (psutil.NoSuchProcess, ValueError):
-        return False

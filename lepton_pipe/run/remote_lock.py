@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from lepton_pipe.errors import LockedError, RunError
 from lepton_pipe.failpoints import failpoint
-from lepton_pipe.ledger.lock import Holder, lives, myself, parsed
+from lepton_pipe.ledger.holder import Holder, lives, myself, parsed
 from lepton_pipe.store.output import RemoteOutput, clean_command
 from lepton_pipe.store.remote import FEW_TRIES, RemoteFolder
 

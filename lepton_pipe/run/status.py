@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from lepton_pipe.errors import LeptonError, RefusedError
 from lepton_pipe.ledger import IN_FLIGHT, KNOWN, LEDGER
+from lepton_pipe.ledger.holder import Holder
 from lepton_pipe.ledger.ledger import Ledger
-from lepton_pipe.ledger.lock import Holder, holder
+from lepton_pipe.ledger.lock import holder
 from lepton_pipe.report.plan_text import be, count
 from lepton_pipe.run.hidden import HiddenFolder
 from lepton_pipe.store.open import MARKER

@@ -19,8 +19,8 @@ from pathlib import Path
 from lepton_pipe.errors import DamagedError, OutputExistsError, RunError
 from lepton_pipe.failpoints import failpoint
 from lepton_pipe.ledger import KNOWN, LEDGER
+from lepton_pipe.ledger.holder import myself
 from lepton_pipe.ledger.ledger import Ledger
-from lepton_pipe.ledger.lock import myself
 from lepton_pipe.report.progress import Watcher
 from lepton_pipe.run import uploaded
 from lepton_pipe.run.expected import Expected, expected_chunks, expected_others

@@ -17,7 +17,8 @@ import time
 import pytest
 
 from lepton_pipe.errors import LockedError, RefusedError
-from lepton_pipe.ledger.lock import Holder, OutputLock, holder, lock_path, myself, refuse_locked
+from lepton_pipe.ledger.holder import Holder, myself
+from lepton_pipe.ledger.lock import OutputLock, holder, lock_path, refuse_locked
 from tests.command import PATIENCE, environment, names
 
 HOLD = """
