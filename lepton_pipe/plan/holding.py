@@ -79,16 +79,18 @@ class Holding:
     def _room(self, stages: Sequence[Stage], span: range, array: StoredArray) -> int | None:
         """Return the bytes to set aside for an array; None where it is better on disk.
 
-        That is all that it may take if it is small, or else twice what it will probably take,
-        where there is as much that nothing else has use for; what it will probably take; or what
-        decoded chunks leave, if that is not far less: much packs better than is thought. Of what is
-        small, any of several processes may come to keep all.
+        That is all that it may take if it is small, or else twice what it will probably take, but
+        no more than it takes unpacked, where there is as much that nothing else has use for; what
+        it will probably take; or what decoded chunks leave, if that is not far less: much packs
+        better than is thought. Of what is small, any of several processes may come to keep all.
         """
         most, need = min(self._left(stages[i]) for i in span), _packed_bytes(array)
         beside = min(self._left(stages[i]) - stages[i].cache_bytes for i in span)
         small = array.nbytes <= _SMALL_BYTES
-        worst = worst_bytes(array) * (self.processes if small else 1)
-        ample = worst if small else min(worst, max(2 * need, _SMALL_BYTES))
+        if small:
+            ample = worst_bytes(array) * self.processes
+        else:
+            ample = min(room_for(_chunks(array), array.nbytes), max(2 * need, _SMALL_BYTES))
         for wanted in (ample, need):
             if wanted <= most and not self._costs_more(stages, span, wanted):
                 return wanted

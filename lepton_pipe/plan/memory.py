@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -43,6 +43,8 @@ HELD_SLACK = 1.1
 # are never why a run is refused: they get no more than this share of the memory.
 TABLE_BYTES = 0.15
 _TABLE_SHARE = 0.2
+# What is known of objects before there is a table, such as which are one: 50 bytes for each.
+_BEFORE_TABLES = 0.3
 
 
 def table_bytes(spec: Spec, left: int) -> int:
@@ -50,6 +52,14 @@ def table_bytes(spec: Spec, left: int) -> int:
     tables = [s for s in spec.steps if isinstance(s.type, TableType)]
     wanted = sum(TABLE_BYTES * spec.leading_grid(s).size for s in tables)
     return int(min(wanted, _TABLE_SHARE * left))
+
+
+def with_tables(spec: Spec, stages: Sequence[Stage], tables: int) -> Iterator[tuple[Stage, int]]:
+    """Yield the stages with what is set aside for tables while each runs, of what they may take."""
+    begun = False
+    for stage in stages:
+        begun = begun or any(isinstance(spec[s].type, TableType) for s in stage.steps)
+        yield stage, tables if begun else int(_BEFORE_TABLES * tables)
 
 
 def task_bytes(

@@ -16,7 +16,7 @@ from lepton_pipe.plan.holding import Holding, Keep
 from lepton_pipe.plan.keeping import keep_between_stages, with_gaps, with_room_to_share
 from lepton_pipe.plan.layout import choose_layout, pyramid, scale_factors
 from lepton_pipe.plan.levels import Levels, assign_levels
-from lepton_pipe.plan.memory import ALLOCATOR_SLACK, table_bytes
+from lepton_pipe.plan.memory import ALLOCATOR_SLACK, table_bytes, with_tables
 from lepton_pipe.plan.model import (
     SCRATCH,
     InputInfo,
@@ -228,7 +228,7 @@ def _plan(
     elif resources.workers > 1:
         stages = with_room_to_share(stages, budget, resources.workers)
     stages = [replace(s, index=i) for i, s in enumerate(with_counts(full, stages))]
-    worst = max(map(with_gaps, stages), default=0)
+    worst = max((with_gaps(s) + t for s, t in with_tables(full, stages, tables)), default=0)
     return Plan(
         pipeline=spec,
         spec=full,
@@ -238,7 +238,7 @@ def _plan(
         decisions=tuple(decisions),
         resources=resources,
         parts=parts,
-        peak_bytes=baseline(resources) + tables + worst,
+        peak_bytes=baseline(resources) + worst,
     )
 
 

@@ -11,7 +11,9 @@ import lepton_pipe as lp
 from lepton_pipe.geometry import Grid
 from lepton_pipe.kernels import gaussian
 from lepton_pipe.plan import InputInfo, Resources, make_plan
+from lepton_pipe.plan.memory import with_tables
 from lepton_pipe.spec import ImageType
+from tests.run.five import segment
 
 GIB = 2**30
 
@@ -45,3 +47,12 @@ def test_a_single_block_takes_no_less_on_more_cores():
     assert len(eight.stages[0].blocks) == 1
     assert eight.seconds == pytest.approx(alone.seconds)
     assert plan_of((9000, 9000), (1024, 1024), 8).seconds < alone.seconds * 10 / 4
+
+
+def test_room_for_tables_is_set_aside_whole_from_their_stage_on(tmp_path):
+    image = np.zeros((64, 128, 128), np.uint16)
+    plan = segment.plan(raw=image, out=tmp_path / "o", memory="1GiB").data
+    room = [r for _, r in with_tables(plan.spec, plan.stages, 1000)]
+    first = next(i for i, s in enumerate(plan.stages) if "regionprops" in s.steps)
+    assert first > 0
+    assert room == [300] * first + [1000] * (len(plan.stages) - first)
