@@ -90,7 +90,8 @@ class Holding:
         if small:
             ample = worst_bytes(array) * self.processes
         else:
-            ample = min(room_for(_chunks(array), array.nbytes), max(2 * need, _SMALL_BYTES))
+            unpacked = array.nbytes + _chunks(array) * OVERHEAD_BYTES
+            ample = min(unpacked, max(2 * need, _SMALL_BYTES))
         for wanted in (ample, need):
             if wanted <= most and not self._costs_more(stages, span, wanted):
                 return wanted
