@@ -21,6 +21,7 @@ from lepton_pipe.plan import InputInfo, Resources, make_plan
 from lepton_pipe.report.progress import Silent
 from lepton_pipe.run.driver import run_plan
 from lepton_pipe.spec import ImageType, Spec, TableType, evaluate
+from lepton_pipe.spec.sent import why_not_sent
 from lepton_pipe.store import open_source
 from lepton_pipe.store.part import cut_out
 
@@ -118,9 +119,10 @@ def check(
     sources = open_images(images)
     pieces = {n: cut_out(s, part) for n, s in sources.items()}
     spec = pipeline.bind({n: s.type for n, s in pieces.items()}, parameters)
-    whole = evaluate(spec, {n: s.read(s.type.grid.region) for n, s in pieces.items()})
+    arrays = {n: s.read(s.type.grid.region) for n, s in pieces.items()}
+    whole = evaluate(spec, arrays, told="the whole part")
     result = CheckResult(pipeline.name, {n: s.type.grid.shape for n, s in pieces.items()})
-    random = np.random.default_rng(seed)
+    random, dask = np.random.default_rng(seed), dask and not why_not_sent(spec)
     for number in range(runs):
         tiling = random_tiling(spec, random)
         on_dask = dask and number == runs - 1

@@ -7,13 +7,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.arguments import Request, general_help, parse, parse_output, wants_help
 from lepton_pipe.errors import ExitStatus, LeptonError, RunError, UsageError
 from lepton_pipe.heap import one_heap
-from lepton_pipe.streams import open_streams, silence, unwritable, words_may_be_lost
+from lepton_pipe.streams import open_streams, silence, told_on_stderr, unwritable, words_may_be_lost
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -167,10 +168,11 @@ def _sweep(argv: list[str]) -> int:
 
 
 def _run_as_asked(request: Request) -> int:
-    plan = request.plan()
-    if not request.json:
-        _say(str(plan))
-    report = plan.run(progress=True)
+    with told_on_stderr() if request.json else nullcontext():
+        plan = request.plan()
+        if not request.json:
+            _say(str(plan))
+        report = plan.run(progress=True)
     try:
         if request.json:
             _print_json(report.to_json())
@@ -204,7 +206,8 @@ def _check(argv: list[str]) -> int:
     request = _request("check", argv)
     if request is None:
         return 0
-    result = request.check()
+    with told_on_stderr() if request.json else nullcontext():
+        result = request.check()
     if request.json:
         _print_json(result.to_json())
     else:

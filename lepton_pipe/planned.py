@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_pipe.device import choose_device, device_count
 from lepton_pipe.device.direct import refuse_direct
-from lepton_pipe.errors import without_secrets
+from lepton_pipe.errors import UsageError, without_secrets
 from lepton_pipe.options import (
     RunOptions,
     check_counts,
@@ -78,17 +78,37 @@ class Plan:
         self._earlier = earlier_run(local_of(self.out), options)
         # Only kernels of the user's own are not known to leave their process alone.
         self._died = has_own_kernels(self.spec) and died(local_of(self.out))
+        self._unsent = self._kernel_not_sent() if has_own_kernels(self.spec) else ""
         self.rates, probed = self._measure(bind)
         self.notes, self._lost = list(probed.notes), bool(probed.lost)
         self.data: plans.Plan = self._make()
         self.notes += [f"input {n}: {note}" for n, s in sources.items() for note in s.notes()]
         self.notes += [*cut_notes(self.data), *staging_notes(self.out, self.data)]
+        self.notes += [f"no worker process can be sent {self._unsent}"] if self._unsent else []
         self.notes += death_notes(self.data) if self._died else []
         self.notes += lost_notes(self.data) if self._lost else []
         self.notes += self._machine_notes() if options.scheduler is None else []
         self.changes = self._changes()
         if options.digest:
             self.notes += digest_notes(sources, looked=self.changes is not None)
+
+    def _kernel_not_sent(self) -> str:
+        """Return which kernel has to stay in this process, and refuse workers that were asked for.
+
+        Raises
+        ------
+        UsageError
+            When there are to be workers.
+        """
+        from lepton_pipe.spec.sent import why_not_sent
+
+        found, o = why_not_sent(self.spec), self.options
+        if found and not o.serial and (o.workers is not None or o.scheduler is not None):
+            raise UsageError(
+                f"a kernel cannot be sent to worker processes: {found}. Make what it holds inside "
+                "of it, or leave out --workers and --scheduler: then this process runs it"
+            )
+        return found
 
     def _machine_notes(self) -> list[str]:
         """Return what is to be known of this machine and the plan; of others nobody knows."""
@@ -134,7 +154,13 @@ class Plan:
             for n, s in self.sources.items()
         }
         free = o.workers is None and o.scheduler is None and not o.serial
-        make = partial(plan_where_it_pays, apart=self._is_apart()) if free else make_plan
+        where_it_pays = partial(
+            plan_where_it_pays,
+            apart=self._is_apart(),
+            sendable=not self._unsent,
+            at_once=o.threads,
+        )
+        make = where_it_pays if free else make_plan
         made = make(
             self.spec,
             inputs,

@@ -8,7 +8,7 @@ import pytest
 import lepton_pipe as lp
 from lepton_pipe.check import check, compare
 from lepton_pipe.device import ndimage
-from lepton_pipe.errors import UsageError
+from lepton_pipe.errors import KernelError, UsageError
 from lepton_pipe.kernels import regionprops, sum_of
 from tests.command import lepton, names
 from tests.run.five import picture
@@ -181,3 +181,16 @@ def test_other_dtypes_and_shapes_are_different():
 def test_large_integers_are_told_apart():
     a = np.array([2**53, 2**62], np.int64)
     assert compare(a, a + np.array([1, 0]))[0] == "different"
+
+
+@lp.kernel
+def raises(block):
+    raise ValueError("not today")
+
+
+def test_a_kernel_that_raises_is_named_with_its_line():
+    pipeline = lp.pipeline(lambda raw: {"out": raises(raw)})
+    with pytest.raises(
+        KernelError, match=r"raises failed on the whole part: ValueError: not today"
+    ):
+        check(pipeline, raw=IMAGE)

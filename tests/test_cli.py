@@ -189,6 +189,35 @@ def test_no_command_and_an_unknown_one_are_usage_errors(here):
     assert_refused(lepton("rnu", cwd=here), 1, "'rnu'", "run")
 
 
+PRINTS = """
+import os
+import lepton_pipe as lp
+
+@lp.kernel(scratch=8.0)
+def talks(image):
+    print("from Python")
+    os.write(1, b"from below\\n")
+    return image
+
+@lp.pipeline
+def talking(raw: lp.Image) -> lp.Node:
+    return talks(raw)
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "out=o"), ("run", "out=o", "--workers", "1"), ("check",)]
+)
+def test_what_kernels_print_goes_to_stderr_beside_json(here, words):
+    (here / "talking.py").write_text(PRINTS)
+    command, *more = words
+    done = lepton(command, "talking.py", "raw=plane.npy", *more, "--json", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+    assert "from Python" in done.stderr
+    assert "from below" in done.stderr
+
+
 def test_json_alone_is_on_stdout(here):
     listed = lepton("list", "--json", cwd=here)
     assert "nuclei" in json.loads(listed.stdout)

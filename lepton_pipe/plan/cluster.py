@@ -31,6 +31,8 @@ def plan_where_it_pays(
     parts: Parts = (),
     *,
     apart: bool = False,
+    sendable: bool = True,
+    at_once: int | None = None,
 ) -> Plan:
     """Plan a run for a local cluster, or for threads of this process where that is better.
 
@@ -47,6 +49,10 @@ def plan_where_it_pays(
     apart
         Let no block take this process along: plan for a cluster wherever its processes leave the
         memory for it.
+    sendable
+        Whether kernels can be sent to another process; else they stay in this one.
+    at_once
+        Blocks that one process may compute at once, where that was asked for.
 
     Raises
     ------
@@ -63,7 +69,9 @@ def plan_where_it_pays(
         keep=keep,
         parts=parts,
     )
-    here = replace(resources, workers=0, threads=resources.slots)
+    here = replace(resources, workers=0, threads=at_once or resources.slots)
+    if not sendable:
+        return make(here)
     # An earlier run may have been planned without workers.
     there = replace(resources, workers=max(1, resources.workers)) if apart else resources
     try:

@@ -170,7 +170,7 @@ class Control:
         if self._flight.send_program_again() > _ATTEMPTS:
             raise RunError(
                 f"{_ATTEMPTS} workers ended as they loaded the pipeline, the last of them "
-                f"{self._ended(error.last_worker.address)}; nothing was published. Look at what "
+                f"{self._ended(error.last_worker.address)[0]}; nothing was published. Look at what "
                 "its files do when they are imported, or give the run more --memory"
             )
 
@@ -255,9 +255,10 @@ class Control:
         stage = self._work.program.stage
         return f"block {index} of {stage.name}, {stage.blocks.region(index)}"
 
-    def _ended(self, address: str) -> str:
+    def _ended(self, address: str) -> tuple[str, str]:
+        """Return a worker with how it ended, for people, and how; asked once for each."""
         how = self._suspects.why_left(address) or self._watch.workers.end_of(address)
-        return f"{address} ({how})" if how else address
+        return f"{address} ({how})" if how else address, how
 
     def _blame(self, index: int, address: str) -> LeptonError:
         """Return the error of a block that takes its worker along, or keeps it for ever."""
@@ -276,10 +277,16 @@ class Control:
                 f"time alone in {address}{at}: {why}. Look at the kernel, and at the card "
                 "(nvidia-smi, dmesg); --device cpu computes on the cores"
             )
+        where, how = self._ended(address)
+        remedy = "A kernel ends its process: look at it"
+        if not how or "SIGKILL" in how:
+            remedy = (
+                "Most likely it ran out of memory, or a kernel ends its process. Give the run more "
+                "--memory or fewer --threads, or look at the kernel"
+            )
         return LostBlockError(
             f"{self._block(index)} ended its worker process {attempts} times, the last time alone "
-            f"in {self._ended(address)}{at}. Most likely it ran out of memory, or a kernel ends "
-            "its process. Give the run more --memory or fewer --threads, or look at the kernel"
+            f"in {where}{at}. {remedy}"
         )
 
     def _step(self, note: Running | None) -> str:

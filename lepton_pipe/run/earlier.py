@@ -115,7 +115,7 @@ def death_notes(plan: Plan) -> list[str]:
             f"{ended}; if a kernel of your own ends it, so will it this one: with --workers 1 it "
             "has a process of its own"
         ]
-    return [f"{ended}: if a kernel of your own ends it, that is a worker process now"]
+    return [f"{ended}; where a kernel of your own ends it, that is a worker, which is replaced"]
 
 
 def _noted(path: Path) -> Earlier | None:

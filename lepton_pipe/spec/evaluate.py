@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,21 @@ import numpy as np
 from lepton_pipe.device import frozen
 from lepton_pipe.errors import KernelError
 from lepton_pipe.geometry import Grid
+from lepton_pipe.spec.blame import blamed
 from lepton_pipe.spec.canonical import Ref, Spec, Step
 from lepton_pipe.spec.types import ImageType, PerBlock, Place
 
 
-def evaluate(spec: Spec, arrays: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate(spec: Spec, arrays: Mapping[str, Any], *, told: str = "") -> dict[str, Any]:
     """Compute every output from whole arrays, each kernel once.
 
     Parameters
     ----------
     arrays
         One array for each input image, of the shape and dtype that the pipeline was bound to.
+    told
+        What the arrays are: where a kernel raises, `KernelError` says what and where. By default
+        what it raises is raised.
 
     Returns
     -------
@@ -30,7 +35,8 @@ def evaluate(spec: Spec, arrays: Mapping[str, Any]) -> dict[str, Any]:
     results: dict[str, Any] = dict(arrays)
     for step in spec.steps:
         if step.kernel is not None:
-            results[step.id] = compute_step(spec, step, results)
+            with blamed(step, told) if told else nullcontext():
+                results[step.id] = compute_step(spec, step, results)
     return {name: results[step_id] for name, step_id in spec.outputs.items()}
 
 

@@ -10,12 +10,24 @@ from typing import Any, ClassVar
 
 import cloudpickle
 
+from lepton_pipe.spec.canonical import Spec
+
 
 def sent(thing: Any) -> bytes:
     """Return what a worker unpickles to the same thing; functions of scripts travel as code."""
     with BytesIO() as file:
         _Pickler(file).dump(thing)
         return file.getvalue()
+
+
+def why_not_sent(spec: Spec) -> str:
+    """Return which kernel of a pipeline no other process can be sent, and why; empty for none."""
+    for step in spec.steps:
+        try:
+            sent(step.kernel)
+        except Exception as error:  # noqa: BLE001  what a kernel holds may raise anything
+            return f"{step.id} ({type(error).__name__}: {error}), {step.where}"
+    return ""
 
 
 def _code(code: CodeType) -> tuple[Callable[..., CodeType], tuple[Any, ...]]:

@@ -131,6 +131,7 @@ def test_blocks_stay_in_this_process_where_a_worker_would_take_their_memory():
     ("options", "workers"),
     [
         ({}, 0),
+        ({"threads": 1}, 0),
         ({"threads": 2}, 0),
         ({"workers": 1}, 1),
         ({"workers": 3, "threads": 2}, 3),
@@ -141,7 +142,7 @@ def test_workers_that_are_asked_for_are_started(options, workers, tmp_path):
     assert plan.data.resources.workers == workers
     assert plan.to_json()["resources"]["workers"] == workers
     if "threads" in options:
-        assert plan.data.resources.threads == 2
+        assert plan.data.resources.threads == options["threads"]
 
 
 @pytest.mark.parametrize(
