@@ -88,7 +88,7 @@ class MemoryRefusedError(RefusedError):
     Attributes
     ----------
     remedy
-        What would do besides more memory.
+        What would do besides more memory; empty for nothing.
     """
 
     remedy = "store the input in smaller chunks"

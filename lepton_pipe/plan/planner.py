@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -142,11 +142,8 @@ def make_plan(
         enough = _enough(
             lambda n: make(memory=n), resources.memory, max(resources.memory, baseline(resources))
         )
-        saved = (baseline(resources) - baseline(replace(resources, serial=True))) // MIB
-        serial = f", run in one process (serial; saves {saved} MiB)" if saved else ""
-        raise MemoryRefusedError(
-            f"{error}; give the run at least {enough // MIB} MiB{serial}, or {error.remedy}"
-        ) from None
+        ways = [f"give the run at least {enough // MIB} MiB", *_less(resources), error.remedy]
+        raise MemoryRefusedError(f"{error}; {_any_of(ways)}") from None
 
 
 def _plan_in_parts(make: Callable[[Parts], Plan], parts: Parts) -> Plan:
@@ -254,10 +251,26 @@ def _refuse_dtypes(spec: Spec) -> None:
 
 def _refuse_tiny_memory(resources: Resources) -> None:
     if resources.memory <= baseline(resources):
-        raise MemoryRefusedError(
+        error = MemoryRefusedError(
             f"memory {resources.memory // MIB} MiB is less than the processes of a run hold "
             f"before any block: {baseline(resources) // MIB} MiB"
         )
+        error.remedy = ""  # no block is too large
+        raise error
+
+
+def _less(resources: Resources) -> Iterator[str]:
+    """Yield what has the processes of a run take less memory."""
+    if resources.workers > 1:
+        yield "start fewer --workers"
+    saved = (baseline(resources) - baseline(replace(resources, serial=True))) // MIB
+    if saved:
+        yield f"run in one process (serial; saves {saved} MiB)"
+
+
+def _any_of(ways: Sequence[str]) -> str:
+    *others, last = [way for way in ways if way]
+    return ", or ".join([", ".join(others), last] if others else [last])
 
 
 def with_scale_levels(spec: Spec, most: int | None) -> Spec:
