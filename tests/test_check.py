@@ -189,8 +189,11 @@ def raises(block):
 
 
 def test_a_kernel_that_raises_is_named_with_its_line():
-    pipeline = lp.pipeline(lambda raw: {"out": raises(raw)})
+    @lp.pipeline
+    def failing(raw: lp.Image):
+        return {"out": raises(raw)}
+
     with pytest.raises(
         KernelError, match=r"raises failed on the whole part: ValueError: not today"
     ):
-        check(pipeline, raw=IMAGE)
+        check(failing, raw=IMAGE)
