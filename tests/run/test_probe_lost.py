@@ -101,11 +101,12 @@ def hangs_in_c(block):
 @pytest.mark.parametrize("kernel", [hangs, hangs_in_c])
 def test_a_kernel_that_hangs_is_ended(kernel, monkeypatch, capsys):
     monkeypatch.setattr(trial, "_SILENT_SECONDS", 0.0)
+    others = psutil.Process().children()  # of a cluster that other tests use
     _, found = probed(kernel, before=lambda raw: raw, seconds=1.0)
     assert found.lost == kernel.name
     assert "not done after 1 s" in found.notes[0]
     assert capsys.readouterr().err.count("measuring what") == 1
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= set(others)
 
 
 @lp.kernel
