@@ -101,8 +101,8 @@ def make_plan(
     levels
         Scale levels of output images at most, the full resolution among them.
     keep
-        Whether what stages need of earlier ones stays in memory, where one process computes all
-        blocks: "memory" and "disk" as they say, "auto" where there is room for it.
+        Whether what stages need of earlier ones stays in memory, where all processes are on this
+        machine: "memory" and "disk" as they say, "auto" where there is room for it.
     parts
         Variants of a sweep that were in the same stages in an earlier plan.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from types import CodeType
 from typing import Any, ClassVar
 
@@ -22,11 +24,12 @@ def sent(thing: Any) -> bytes:
 
 def why_not_sent(spec: Spec) -> str:
     """Return which kernel of a pipeline no other process can be sent, and why; empty for none."""
-    for step in spec.steps:
-        try:
-            sent(step.kernel)
-        except Exception as error:  # noqa: BLE001  what a kernel holds may raise anything
-            return f"{step.id} ({type(error).__name__}: {error}), {step.where}"
+    with Path(os.devnull).open("wb") as nowhere:  # it may hold a network, of which no copy is made
+        for step in spec.steps:
+            try:
+                _Pickler(nowhere).dump(step.kernel)
+            except Exception as error:  # noqa: BLE001  what a kernel holds may raise anything
+                return f"{step.id} ({type(error).__name__}: {error}), {step.where}"
     return ""
 
 

@@ -14,8 +14,7 @@ import zarr
 from scipy.ndimage import gaussian_filter
 
 import lepton_pipe as lp
-from lepton_pipe.cache import neighbours
-from lepton_pipe.cache import records as tiers
+from lepton_pipe.cache import neighbours, record
 from lepton_pipe.kernels import label, maximum, otsu
 from lepton_pipe.plan import holding
 from lepton_pipe.plan.keeping import beside_again
@@ -162,7 +161,7 @@ def cut(lines, at):
 
 def test_what_there_is_no_room_for_goes_to_the_disk(tmp_path, image, stored, monkeypatch):
     # As if each record took far more than was planned.
-    monkeypatch.setattr(tiers, "OVERHEAD_BYTES", MIB)
+    monkeypatch.setattr(record, "OVERHEAD_BYTES", MIB)
     monkeypatch.setattr(holding, "room_for", lambda _, nbytes: nbytes)
     plan, report, started, made = run(tmp_path, image, threads=2, keep="memory")
     assert made == stored[3]
