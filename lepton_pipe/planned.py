@@ -84,7 +84,8 @@ class Plan:
         self.data: plans.Plan = self._make()
         self.notes += [f"input {n}: {note}" for n, s in sources.items() for note in s.notes()]
         self.notes += [*cut_notes(self.data), *staging_notes(self.out, self.data)]
-        self.notes += [f"no worker process can be sent {self._unsent}"] if self._unsent else []
+        unsent = f"no worker process can be sent {self._unsent}; blocks run in this process alone"
+        self.notes += [unsent] if self._unsent else []
         self.notes += death_notes(self.data) if self._died else []
         self.notes += lost_notes(self.data) if self._lost else []
         self.notes += self._machine_notes() if options.scheduler is None else []
